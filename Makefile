@@ -1,0 +1,119 @@
+# Every command a person types; `make` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ACTIVE := PATH=$(CURDIR)/$(BIN):$$PATH
+PIP := $(BIN)/pip --quiet --quiet --disable-pip-version-check
+
+# Two processes, as half of a test is waiting; each file in one of them, and those with the longest tests not last.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
+# On PostgreSQL, RabbitMQ and Redis once more; the acceptance is shown on them by each run of site.yml in cluster-test.
+ON_SERVICES := tests/app tests/e2e --ignore tests/e2e/test_acceptance.py
+
+# Compiled at the installation: a sandbox reads them again and again, and can't write what Python compiles.
+IN_SANDBOX := numpy pandas scipy sklearn joblib
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos cluster-down rig
+
+demo: sandbox $(VENV)/.demo  ## run three whole challenges on the embedded default
+	@cd app && ../$(BIN)/python -m test_files
+
+serve: sandbox $(VENV)/.demo  ## run the server and a worker until Ctrl-C (PORT, DATARUN_HOME, USER_LOGIN, USER_PSWD)
+	@cd app && exec ../$(BIN)/python manage.py serve
+
+test: packages $(VENV)/.test  ## run all tests, then those of the API on real services; ARGS='-k name' chooses
+	@$(BIN)/python -m pytest -n 2 $(BY_FILE) $(ARGS)
+	@test -n "$(ARGS)" || ! $(BIN)/python -m tests.services --check || $(BIN)/python -m pytest $(BY_FILE) \
+		--tx '2*popen//python=$(BIN)/python -m tests.services $(BIN)/python' $(ON_SERVICES)
+
+test-fast: $(VENV)/.test  ## the tests of one part alone each, on the embedded default
+	@$(BIN)/python -m pytest -n 2 $(BY_FILE) tests/app tests/client tests/runner
+
+soak: packages $(VENV)/.test  ## 2,000 honest and hostile folds on one runner, some minutes
+	@$(BIN)/python -m pytest -m soak tests/sandbox
+
+chaos: packages $(VENV)/.test  ## each fault alone, then at random: SEED=n MINUTES=m
+	@tests/install_packages.sh gcc libc6-dev
+	@CHAOS_SEED=$(SEED) CHAOS_MINUTES=$(MINUTES) $(BIN)/python -m pytest -m 'chaos or not chaos' -q tests/chaos $(ARGS)
+
+vm-test:  ## run the sandbox's tests on Debian 12 with cgroup v2, emulated: half an hour, as root
+	@tests/vm/run $(ARGS)
+
+lint: $(VENV)/.lint  ## ruff, mypy, import-linter, yamllint, ansible-lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/yamllint --strict .
+	@$(ACTIVE) ansible-lint --offline -q
+
+setup: $(VENV)/.cluster  ## install Ansible and molecule: . .venv/bin/activate, then ansible-playbook site.yml
+
+cluster: rig $(VENV)/.cluster  ## make a cluster of test hosts on this machine to play with, as root
+	@$(ACTIVE) molecule converge
+	@echo "the API: https://10.81.0.10/ (organiser, 'not a secret: organiser'); a host: ssh -i .cluster/key debian@10.81.0.11"
+
+cluster-test: rig $(VENV)/.cluster  ## make one, test it, change it, remove it, as root
+	@$(ACTIVE) molecule destroy  # and forget: molecule remembers clusters outside the checkout
+	@# molecule breaks lines at COLUMNS, those too in which .ci/run looks for the tests that failed
+	@trap '$(ACTIVE) molecule destroy' EXIT; \
+		$(ACTIVE) COLUMNS=600 molecule test --destroy=never && $(BIN)/python -m pytest -n 2 --dist loadgroup tests/cluster -m scenario
+
+cluster-chaos: cluster  ## make chaos on a cluster of test hosts, with their power, links, disks and clocks
+	@CHAOS_SEED=$(SEED) CHAOS_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/cluster -m chaos $(ARGS)
+
+cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (molecule/hosts clean removes those)
+	@$(ACTIVE) molecule destroy
+
+bench: packages $(VENV)/.test  ## measure, each figure beside its bound
+	@$(BIN)/python -m bench $(ARGS)
+
+pins: $(VENV)/.python  ## write requirements.txt anew, with the newest versions
+	@$(PIP) install uv
+	@head -n 3 requirements.txt >$(VENV)/header
+	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras \
+		--no-annotate --no-emit-index-url --no-header --output-file $(VENV)/pins pyproject.toml
+	@cat $(VENV)/header $(VENV)/pins >requirements.txt && rm $(VENV)/header $(VENV)/pins
+
+clean:  ## remove what make made; the data of `make serve` stays
+	@rm -rf $(VENV) build dist app/*.egg-info .*_cache .hypothesis
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z-]+:/ && NF == 2 {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+# What the sandbox needs of the machine: installed where we are root, named elsewhere.
+sandbox:
+	@tests/install_packages.sh bubblewrap libseccomp2
+
+packages:
+	@tests/install_packages.sh
+
+# What the test hosts need of the machine.
+rig:
+	@tests/install_packages.sh bubblewrap libseccomp2 mmdebstrap podman runc conmon netavark aardvark-dns iptables \
+		openssh-client debian-archive-keyring
+
+# The virtual environment and what is in it: a stamp each, so that a second run has nothing to do.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "datarun needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tests/install_packages.sh python3-venv
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) makes no virtual environment; on Debian: sudo apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.demo: EXTRAS := [master,client]
+$(VENV)/.test: EXTRAS := [master,client,control,test]
+$(VENV)/.cluster: EXTRAS := [master,client,control,test,cluster]
+$(VENV)/.lint: EXTRAS := [master,client,control,test,cluster,lint]
+$(VENV)/.demo $(VENV)/.test $(VENV)/.cluster $(VENV)/.lint: $(VENV)/.python pyproject.toml requirements.txt
+	@echo "installing Python packages for make $(@:$(VENV)/.%=%) into $(VENV)"
+	@$(PIP) install --no-compile -c requirements.txt -e '.$(EXTRAS)'  # Python compiles what it uses
+	@$(BIN)/python -m compileall -q -j 0 -x /tests/ $(IN_SANDBOX:%=$(VENV)/lib/python3*/site-packages/%)
+	@touch $@

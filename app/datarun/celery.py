@@ -1,0 +1,48 @@
+"""The master's Celery application: the runners' tasks, the results, and the periodic mending."""
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.schedules import crontab
+from celery.signals import celeryd_after_setup, worker_ready
+
+from runner import config, env
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "datarun.settings")
+
+
+def _period() -> crontab:
+    minutes = env.text("CELERY_SCHEDULER_PERIOD", "*/2")
+    try:
+        return crontab(minute=minutes)
+    except ValueError as error:
+        raise env.ConfigurationError(
+            f"CELERY_SCHEDULER_PERIOD is {minutes!r}: it must be a crontab minute field such as */2 ({error})"
+        ) from None
+
+
+app = Celery("datarun")
+app.config_from_object("runner.celeryconfig")
+app.autodiscover_tasks(["runapp"])
+app.conf.beat_scheduler = "datarun.clock:Scheduler"
+# One that nobody took in time is dropped: those of an hour in which the master's worker was away are not run in a row.
+app.conf.beat_schedule = {"mend": {"task": "runapp.tasks.mend", "schedule": _period(), "options": {"expires": 60}}}
+
+
+@celeryd_after_setup.connect
+def _only_the_masters_tasks(instance: Any, **_: Any) -> None:
+    """Each runner may write to the master's queue: it can have results stored there, and have nothing else run."""
+    tasks = instance.app.tasks
+    if {*instance.app.amqp.queues.consume_from} == {config.MASTER_QUEUE}:
+        for name in [name for name in tasks if not name.startswith(("runapp.tasks.save_", "runapp.tasks.mend"))]:
+            del tasks[name]
+
+
+@worker_ready.connect
+def _call_webhooks(sender: Any, **_: Any) -> None:
+    """The master's worker tells webhooks how folds ended, beside the results that it stores."""
+    if config.MASTER_QUEUE in sender.app.amqp.queues.consume_from:
+        from runapp.services.calls import Deliverer  # needs Django, which is ready by now
+
+        Deliverer().start()

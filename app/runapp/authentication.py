@@ -1,0 +1,116 @@
+"""Credentials that do not eat the server.
+
+The documented clients send a password with each request, and checking one takes a third of a second of CPU
+by design. A password that was right is remembered for REMEMBER_SECONDS in this process's memory, under an HMAC
+with a key that never leaves it; a wrong one is counted against the caller's address.
+"""
+
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from typing import Any
+
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.models import User
+from django.core.cache import cache
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
+from drf_spectacular.authentication import BasicScheme
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.exceptions import Throttled
+from rest_framework.throttling import BaseThrottle
+
+log = logging.getLogger(__name__)
+
+REMEMBER_SECONDS = 300
+REMEMBER_COUNT = 10_000
+WRONG_PASSWORDS = 10
+"""Wrong passwords an address may send in WRONG_SECONDS."""
+WRONG_SECONDS = 60
+
+_key = secrets.token_bytes(32)
+_remembered: dict[bytes, tuple[Any, str, float]] = {}  # credential's HMAC -> user id, password hash, when
+
+
+class RememberingBackend(ModelBackend):
+    """Django's check of a password, remembered and throttled; used by the API and by the login pages."""
+
+    def authenticate(
+        self, request: HttpRequest | None, username: str | None = None, password: str | None = None, **kwargs: Any
+    ) -> User | None:
+        if username is None or password is None or "\0" in username:  # which PostgreSQL refuses to look for
+            return None
+        digest = hmac.digest(_key, f"{len(username)}:{username}:{password}".encode("utf-8", "replace"), hashlib.sha256)
+        if user := self._recall(digest, username):
+            return user
+        if seconds_to_wait(request):
+            raise PermissionDenied("too many wrong passwords")
+        user = super().authenticate(request, username=username, password=password, **kwargs)
+        if user is None:
+            _count_wrong(request)
+            return None
+        if len(_remembered) >= REMEMBER_COUNT:
+            _remembered.clear()
+        _remembered[digest] = (user.pk, user.password, time.monotonic())
+        return user
+
+    def _recall(self, digest: bytes, username: str) -> User | None:
+        user_id, password_hash, when = _remembered.get(digest, (None, "", 0.0))
+        if user_id is None:
+            return None
+        user = self.get_user(user_id)  # from the database: a changed, renamed or blocked user is not remembered
+        if (
+            user is not None
+            and time.monotonic() - when < REMEMBER_SECONDS
+            and user.password == password_hash
+            and user.get_username() == username
+        ):
+            return user
+        _remembered.pop(digest, None)
+        return None
+
+
+class ThrottledBasicAuthentication(BasicAuthentication):
+    """HTTP Basic; 429 with Retry-After where an address has sent too many wrong passwords."""
+
+    www_authenticate_realm = "datarun"
+
+    def authenticate_credentials(self, userid: str, password: str, request: Any = None) -> tuple[Any, None]:
+        try:
+            return super().authenticate_credentials(userid, password, request)
+        except Exception:
+            if wait := seconds_to_wait(request):
+                raise Throttled(wait, "Too many wrong passwords from this address.") from None
+            raise
+
+
+class ThrottledBasicScheme(BasicScheme):  # type: ignore[no-untyped-call]
+    """Names the class above in the OpenAPI schema."""
+
+    target_class = "runapp.authentication.ThrottledBasicAuthentication"
+
+
+def seconds_to_wait(request: Any) -> int:
+    """How long this address has to wait before another password of it is looked at; 0 if it has not."""
+    try:
+        count, until = cache.get(_address(request), (0, 0.0))
+    except Exception:
+        log.exception("wrong passwords can't be counted: the cache is away")
+        return 0
+    return max(int(until - time.time()) + 1, 0) if count >= WRONG_PASSWORDS else 0
+
+
+def _count_wrong(request: Any) -> None:
+    try:
+        # Two wrong passwords at the same moment may count as one: the bound need not be exact.
+        count, until = cache.get(_address(request), (0, time.time() + WRONG_SECONDS))
+        cache.set(_address(request), (count + 1, until), max(until - time.time(), 1))
+    except Exception:
+        log.exception("wrong passwords can't be counted: the cache is away")
+
+
+def _address(request: Any) -> str:
+    address = BaseThrottle().get_ident(request) if request is not None else "local"
+    return "wrong-password:" + hashlib.sha256(address.encode()).hexdigest()

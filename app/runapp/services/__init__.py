@@ -1,0 +1,34 @@
+"""Work across rows, files and queues, by its subject: what views, tasks and commands call."""
+
+from runapp.services.attempts import history, lost
+from runapp.services.data_sets import ask_for_split, create_raw_data, finish_split, lost_split
+from runapp.services.ending import RETRY_AFTER, wait_for_end
+from runapp.services.folds import create_folds
+from runapp.services.mending import PATIENCE, mend, requeue_all, send_anew
+from runapp.services.queueing import QueueError, declare_queues, publish_split
+from runapp.services.results import advance, finish
+from runapp.services.runners import save_runner
+from runapp.services.waiting import explain
+
+__all__ = [
+    "PATIENCE",
+    "RETRY_AFTER",
+    "QueueError",
+    "advance",
+    "ask_for_split",
+    "create_folds",
+    "create_raw_data",
+    "declare_queues",
+    "explain",
+    "finish",
+    "finish_split",
+    "history",
+    "lost",
+    "lost_split",
+    "mend",
+    "publish_split",
+    "requeue_all",
+    "save_runner",
+    "send_anew",
+    "wait_for_end",
+]

@@ -1,0 +1,168 @@
+"""Messages to the runners: published after the commit, and again where they got lost."""
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from amqp.exceptions import NotFound, PreconditionFailed
+from celery import current_app
+from celery.result import denied_join_result
+from django.utils import timezone
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from runapp.models import RawData, SubmissionFold
+from runner import config
+from runner.elements import parse_elements
+
+log = logging.getLogger(__name__)
+
+CONFIRM_SECONDS = 10.0
+"""How long the broker may take to confirm a message before it is sent again later: a request waits for it."""
+
+
+class QueueError(Exception):
+    """An exchange or queue is there, but not as it must be; the message says what would help."""
+
+
+def open_folds() -> Any:
+    return SubmissionFold.objects.filter(state__in=SubmissionFold.OPEN).select_related("databoard_s__raw_data")
+
+
+def ready_folds() -> Any:
+    return open_folds().filter(databoard_s__raw_data__split_state=RawData.Split.DONE)
+
+
+def publish_split(raw_data_id: int) -> bool:
+    raw_data = RawData.objects.get(pk=raw_data_id)
+    message = {
+        "raw_data_id": raw_data.pk,
+        "folder": raw_data.folder,
+        "name": raw_data.name,
+        "target_column": raw_data.target_column,
+        "custom": raw_data.custom,
+        **raw_data.split_request,
+    }
+    name = "custom_prepare_data" if raw_data.custom else "prepare_data"
+    if not _send(name, message, raw_data.split_task_id, "celery"):
+        return False
+    awaited = RawData.objects.filter(pk=raw_data.pk, split_task_id=raw_data.split_task_id)
+    awaited.update(split_queued_at=timezone.now())
+    return True
+
+
+def publish_ready(folds: list[SubmissionFold]) -> None:
+    """Queue those of the folds whose data set is split; the others are queued when it is."""
+    ready = RawData.objects.filter(
+        pk__in={fold.databoard_s.raw_data_id for fold in folds if fold.databoard_s}, split_state=RawData.Split.DONE
+    )
+    ids = set(ready.values_list("pk", flat=True))
+    publish(fold for fold in folds if fold.databoard_s and fold.databoard_s.raw_data_id in ids)
+
+
+def publish(folds: Iterable[SubmissionFold]) -> int:
+    """Send folds to their queues; returns how many. What a broker that is away leaves over, `mend` publishes."""
+    count, sent = 0, dict[int, str]()
+    for fold in folds:
+        submission = fold.databoard_s
+        assert submission is not None and submission.raw_data is not None and submission.files_path
+        data_set = submission.raw_data
+        message = {
+            "databoard_sf_id": fold.pk,
+            "data": {
+                "folder": data_set.folder,
+                "target_column": data_set.target_column,
+                "workflow_elements": [] if data_set.custom else parse_elements(data_set.workflow_elements),
+                "custom": data_set.custom,
+            },
+            "submission": submission.files_path.rpartition("/")[2],
+            "train_is": fold.train_is,
+            "attempt": fold.attempts,
+        }
+        if not _send("train_test_submission_fold", message, fold.task_id, fold.priority):
+            break
+        sent[fold.pk] = fold.task_id
+        if len(sent) == 100:  # soon: what is not noted as queued is sent again
+            count += _note_queued(sent)
+            sent = {}
+    return count + _note_queued(sent)
+
+
+def _note_queued(sent: dict[int, str]) -> int:
+    """sent: the task of each fold by its id. Returns how many there were."""
+    folds = SubmissionFold.objects.filter(pk__in=sent, task_id__in=sent.values())
+    folds.update(queued_at=timezone.now())
+    return len(sent)
+
+
+def _send(name: str, message: dict[str, Any], task_id: str, queue: str) -> bool:
+    app: Any = current_app
+    # What Flower shows of the message, said here: left to itself Celery spends a third of the time on it.
+    shown = f"fold {message['databoard_sf_id']}" if "databoard_sf_id" in message else f"data {message['name']}"
+    how = {"task_id": task_id, "queue": queue, "retry": False, "confirm_timeout": CONFIRM_SECONDS, "argsrepr": shown}
+    try:
+        # Otherwise Celery's Redis backend subscribes to the result of every task that it sends.
+        with denied_join_result(), app.producer_or_acquire() as producer:
+            try:
+                app.send_task(f"runapp.tasks.{name}", [message], producer=producer, **how)
+            except Exception:
+                # A confirmation that comes late would count for the next message of this connection.
+                with suppress(Exception):
+                    producer.connection.collect()
+                raise
+    except (OperationalError, OSError) as error:
+        log.warning("%s %s not queued, it will be: the broker is away (%s)", name, task_id, error)
+        return False
+    return True
+
+
+def declare_queues() -> list[str]:
+    """Make what is not there of exchanges, queues and bindings; returns the names of the exchanges and queues made."""
+    if not config.has_broker():
+        return []  # files, made when they are used
+    made = []
+    connection: Any
+    with current_app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1)
+        for queue in current_app.conf.task_queues:
+            try:
+                made += [entity.name for entity in (queue.exchange, queue) if not _exists(connection, entity)]
+                queue(connection.default_channel).declare()
+            except PreconditionFailed as error:
+                raise QueueError(
+                    f"{queue.name} is there with other properties ({error.reply_text}): "
+                    "delete it while it is empty, and run this again"
+                ) from None
+    return list(dict.fromkeys(made))
+
+
+def _exists(connection: Any, entity: Queue | Exchange) -> bool:
+    try:
+        with connection.channel() as channel:
+            if isinstance(entity, Queue):
+                entity(channel).queue_declare(passive=True)
+            else:
+                entity(channel).declare(passive=True)
+    except NotFound:
+        return False
+    return True
+
+
+def empty_queues() -> set[str]:
+    """The work queues without a waiting message; none where the broker does not answer."""
+    connection: Any = current_app.connection_for_read()
+    try:
+        with connection:
+            return {queue for queue in config.QUEUES if _is_empty(connection, queue)}
+    except (*connection.connection_errors, OSError) as error:
+        log.warning("the queues can't be looked at: %s", error)
+        return set()
+
+
+def _is_empty(connection: Any, queue: str) -> bool:
+    try:
+        with connection.channel() as channel:
+            return channel.queue_declare(queue, passive=True).message_count == 0
+    except NotFound:  # nobody has sent to it yet, or the broker lost it
+        return True

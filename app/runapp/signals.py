@@ -1,0 +1,32 @@
+"""What goes with a row that is deleted, from wherever it is deleted (services, admin, cascade)."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
+
+from runapp.models import RawData, Submission, SubmissionFold
+
+
+@receiver(post_delete, sender=SubmissionFold)
+def _delete_payload_files(instance: SubmissionFold, **_: Any) -> None:
+    transaction.on_commit(instance.delete_payload_files)
+
+
+@receiver(post_delete, sender=Submission)
+def _delete_submission_files(instance: Submission, **_: Any) -> None:
+    transaction.on_commit(lambda: remove_unused(instance.files_path))
+
+
+@receiver(post_delete, sender=RawData)
+def _delete_data_files(instance: RawData, **_: Any) -> None:
+    transaction.on_commit(lambda: shutil.rmtree(instance.root, ignore_errors=True))
+
+
+def remove_unused(files_path: str | None) -> None:
+    """Remove a submission's folder unless a submission (sent again, the same) uses it."""
+    if files_path and not Submission.objects.filter(files_path=files_path).exists():
+        shutil.rmtree(Path(files_path), ignore_errors=True)

@@ -1,0 +1,119 @@
+"""Files that clients send: checked while packed, written once, found by content, never changed in place."""
+
+import csv
+import hashlib
+import io
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from runner import payloads
+
+Files = Mapping[str, str]
+"""File name -> base64(zlib(content))."""
+
+MAX_HEADER_BYTES = 1 << 20
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with a file name that a client gave; None if it can be used as it is."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        return f"{name!r} can't be a file name here: send a plain name, without folders and not starting with a dot"
+    if not name.isprintable() or len(name.encode()) > 200:
+        return "a file name has at most 200 bytes, all of them printable"
+    return None
+
+
+def digest(files: Files, max_bytes: int) -> tuple[str, int]:
+    """The SHA-256 of names and contents, and the bytes of all contents.
+
+    payloads.PayloadError names the file that is not as it should be.
+    Nothing is written: what unpacks to more than max_bytes is refused before it touches the disk.
+    """
+    total, left = hashlib.sha256(), max_bytes
+    for name in sorted(files):
+        content = hashlib.sha256()
+        try:
+            for piece in payloads.inflate([files[name].encode()], left):
+                content.update(piece)
+                left -= len(piece)
+        except payloads.PayloadError as error:
+            raise payloads.PayloadError(f"{name} {error}") from None
+        total.update(f"{len(name)}:{name}:{content.hexdigest()}".encode())
+    return total.hexdigest(), max_bytes - left
+
+
+def csv_header(content: str) -> list[str]:
+    """The column names of a packed CSV file, as far as they stand in its first megabyte."""
+    head = b""
+    for piece in payloads.inflate([content.encode()], 1 << 62):
+        head += piece
+        if b"\n" in piece or len(head) > MAX_HEADER_BYTES:
+            break
+    text = head.decode("utf-8-sig", errors="replace")
+    try:
+        return next(csv.reader(io.StringIO(text, newline="")), [])
+    except csv.Error:  # a name of more than 128 kB
+        return []
+
+
+def save_files(dir_data: str | Path, data: Mapping[str, Any]) -> None:
+    """Save data['files'] (file name -> base64(zlib(content))) in the folder dir_data.
+
+    Each file is written under a temporary name and renamed, so that no reader sees half of it.
+    Raises ValueError for a name that could leave the folder, payloads.PayloadError for other content.
+    """
+    folder = Path(dir_data)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in data["files"].items():
+        if problem := name_problem(name):
+            raise ValueError(problem)
+        part = folder / f".{secrets.token_hex(8)}.part"
+        try:
+            with part.open("xb") as file:
+                for piece in payloads.inflate([content.encode()], 1 << 62):
+                    file.write(piece)
+            part.rename(folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(parent: Path) -> Iterator[Path]:
+    """A new folder below parent, to be filled and then renamed to its place; gone at the end if it was not."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / f".{secrets.token_hex(8)}.part"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, place: Path) -> bool:
+    """Give a staged folder its name. A folder of that name has the same content and stays: False."""
+    if place.exists():
+        return False
+    folder.rename(place)
+    return True
+
+
+def point(link: Path, target: str) -> None:
+    """Make the symbolic link point to the sibling `target`, at once for every reader."""
+    fresh = link.with_name(f".{secrets.token_hex(8)}.part")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+def delete_payloads(texts: list[str]) -> None:
+    for text in texts:
+        with suppress(payloads.PayloadError):  # it names no file that could be deleted
+            payloads.delete(text)
+
+
+def clean_text(text: str) -> str:
+    """What PostgreSQL can store of a text that a submission may have made."""
+    return text.replace("\0", "\\0").encode("utf-8", "replace").decode()

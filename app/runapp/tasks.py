@@ -1,0 +1,87 @@
+"""Celery entry points: fetch, call, nothing more. The runners' tasks are here under their documented names."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery import shared_task
+from celery.exceptions import Reject
+from celery.worker import state
+from django.db import InterfaceError, OperationalError, connection
+
+from runapp import services
+from runner.tasks import custom_prepare_data, prepare_data, train_test_submission_fold
+
+__all__ = [
+    "custom_prepare_data",
+    "mend",
+    "prepare_data",
+    "save_fold",
+    "save_lost",
+    "save_progress",
+    "save_returned",
+    "save_runner",
+    "save_split",
+    "train_test_submission_fold",
+]
+
+
+@shared_task(ignore_result=True)
+def save_fold(message: dict[str, Any]) -> None:
+    """Write a fold's result to the database."""
+    _with_database(services.finish, message)
+
+
+@shared_task(ignore_result=True)
+def save_progress(message: dict[str, Any]) -> None:
+    """Write to the database how far a fold is."""
+    _with_database(services.advance, message)
+
+
+@shared_task(ignore_result=True)
+def save_split(message: dict[str, Any]) -> None:
+    """Write a split's result to the database, and start the folds that waited for it."""
+    _with_database(services.finish_split, message)
+
+
+@shared_task(ignore_result=True)
+def save_runner(message: dict[str, Any]) -> None:
+    """Write to the database what a runner reports of itself; while that is away it is dropped, for another comes."""
+    try:
+        services.save_runner(message)
+    except (OperationalError, InterfaceError):
+        connection.close()
+
+
+@shared_task(ignore_result=True)
+def save_lost(message: dict[str, Any]) -> None:
+    """Count an attempt that ended with its runner."""
+    _with_database(services.lost_split if "raw_data_id" in message else services.lost, message)
+
+
+@shared_task(ignore_result=True)
+def save_returned(message: dict[str, Any]) -> None:
+    """Send a task anew whose message came back to its queue too often."""
+    _with_database(services.send_anew, message)
+
+
+@shared_task(ignore_result=True)
+def mend() -> None:
+    """Find what went missing and send it again."""
+    services.mend()
+
+
+def _with_database(work: Callable[[dict[str, Any]], Any], message: dict[str, Any]) -> None:
+    """While the database is away a result waits here, and goes back to its queue where the worker is to stop.
+
+    Given back each second it would come to the limit of deliveries that RabbitMQ has by default, and be gone.
+    """
+    while True:
+        try:
+            return work(message)
+        except (OperationalError, InterfaceError) as error:
+            connection.close()
+            worker: Any = state  # its stubs know of nothing but None
+            if worker.should_stop is not None or worker.should_terminate is not None:
+                raise Reject(error, requeue=True) from error
+            time.sleep(1)

@@ -1,0 +1,1 @@
+"""What runs on a runner machine: no Django, no database, nothing of the API."""

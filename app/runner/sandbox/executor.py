@@ -1,0 +1,301 @@
+"""Run folds and splits, each confined, from the threads of one worker process. Supervisor: trusted, outside.
+
+Holds the labels and makes what a fold says true: order of the stages, shapes, sizes, whether it ended as it claims.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.elements import SPECIFIC
+from runner.jobs import DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
+from runner.sandbox import cgroups, launch, selftest, wire
+from runner.sandbox.data import DataSets, Held
+from runner.sandbox.report import (
+    Hearing,
+    OnStage,
+    check_ready,
+    parse,
+    stage_after,
+    whole_numbers,
+    why,
+)
+from runner.sandbox.slots import Line, RefusedError, Slot, ZygoteError
+
+log = logging.getLogger(__name__)
+
+_IMPORT = re.compile(rb"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
+_BRANCHES = 4
+"""Combinations of data set and packages that a slot keeps warm."""
+
+
+class Executor:
+    """One a worker process; run_fold and run_split may be called from up to `slots` threads at once.
+
+    cache: bytes of data sets that are kept. user: whom root becomes. Raises selftest.Refusal where a line of defence
+    is missing.
+    """
+
+    def __init__(self, limits: Limits, slots: int, cache: int = 1 << 30, user: str = "nobody") -> None:
+        compiled = selftest.before_start()
+        self._groups = cgroups.best()
+        self.strength = self._groups.strength
+        self._notes = [self._groups.note] if self._groups.note else []
+        self._user = launch.unprivileged(user)
+        self._data = DataSets(cache)
+        self._installed = _installed_packages()
+        self._threaded: set[str] = set()
+        self._slots = [Slot(limits, self._groups, self._user, compiled) for _ in range(slots)]
+        self._idle = list(self._slots)
+        self._condition = threading.Condition()
+        try:
+            with ThreadPoolExecutor(slots) as pool:
+                list(pool.map(selftest.start, self._slots))
+        except BaseException:
+            self.close()
+            raise
+        log.info(
+            "sandbox: %d slots, memory by %s%s", slots, self.strength, f" ({self._groups.note})" if self._notes else ""
+        )
+
+    def close(self) -> None:
+        for slot in self._slots:
+            slot.close()
+        self._data = DataSets(0)
+
+    def run_fold(self, job: FoldJob, on_stage: OnStage = lambda stage, measures: None) -> Outcome:
+        outcome = Outcome(notes=list(self._notes))
+        try:
+            files = wire.filled("submission", *wire.pack_files(job.submission))
+        except (OSError, ValueError) as error:
+            outcome.failure = Failure(Reason.INFRASTRUCTURE, "train", f"the submission can't be read: {error}")
+            return outcome
+        packages = self._packages(wire.read(files))
+        with self._closing(files), self._slot(job.data.folder, packages) as slot:
+            try:
+                slot.start()
+                self._fold(slot, job, files, packages, outcome, on_stage)
+            except _DataProblem as problem:
+                outcome.failure = Failure(problem.reason, "split", str(problem))
+            except Exception as error:
+                log.exception("sandbox: a slot has failed")
+                stage = stage_after(outcome.state)
+                outcome.failure = Failure(
+                    Reason.INFRASTRUCTURE, stage, f"the runner failed, not the submission: {error}"
+                )
+                slot.close()  # its next fold starts it anew
+        return outcome
+
+    def run_split(self, job: SplitJob) -> Outcome:
+        """Makes job.target, with copies of the raw files; complete, or not at all."""
+        outcome = Outcome(notes=list(self._notes))
+        with self._slot(job.target, frozenset()) as slot:
+            try:
+                slot.start()
+                self._split(slot, job, outcome)
+            except Exception as error:
+                log.exception("sandbox: a split failed")
+                outcome.failure = Failure(Reason.INFRASTRUCTURE, "split", f"the runner failed: {error}")
+        return outcome
+
+    # A fold
+
+    def _fold(
+        self, slot: Slot, job: FoldJob, files: int, packages: frozenset[str], outcome: Outcome, on_stage: OnStage
+    ) -> None:
+        data = job.data
+        held = self._data.get(data.folder, lambda: self._read(slot, data))
+        rows = np.ascontiguousarray(job.train_is, dtype=np.int64)
+        outside = rows[(rows < 0) | (rows >= held.rows[0])]
+        if not len(rows):
+            raise _DataProblem(f"train_is names none of the {held.rows[0]} rows of the train set")
+        if len(outside):
+            raise _DataProblem(f"train_is names row {outside[0]}, but the train set has {held.rows[0]} rows")
+        slot.keep(self._data.folders())
+        try:
+            line = slot.branch(data.folder, data.custom, held, packages, _BRANCHES)
+        except RefusedError:
+            if not packages:
+                raise
+            self._threaded |= packages  # they start threads when imported: left to the folds
+            line = slot.branch(data.folder, data.custom, held, frozenset(), _BRANCHES)
+        parts = wire.pack_array(rows)
+        if held.labels is not None:
+            parts += wire.pack_array(held.labels[rows])
+        name = _package_name(job.submission.name)
+        options = {"task": "fold", "elements": data.workflow_elements, "rows": held.rows}
+        hearing = Hearing(outcome, held.rows, slot.limits.memory, on_stage)
+        with self._closing(wire.filled("labels", *parts)) as labels:
+            with self._closing(wire.memfd("predictions", slot.limits.memory)) as predictions:
+                ended, output = slot.run(line, name, files, [labels, predictions], options, hearing.heard)
+                outcome.output = output.decode("utf-8", "replace")
+                hearing.finish(ended, slot.limits)
+                wire.seal(predictions)
+                hearing.take(predictions)
+
+    def _packages(self, packed: bytes) -> frozenset[str]:
+        """Installed packages that the files seem to import. By pattern: a parser would meet hostile text here."""
+        words = {word.decode() for word in _IMPORT.findall(packed)}
+        return frozenset(words & self._installed) - self._slots[0].modules - self._threaded
+
+    # A data set
+
+    def _read(self, slot: Slot, data: DataSet) -> Held:
+        features, labels = wire.memfd("features"), wire.memfd("labels")
+        opened: list[int] = []
+        try:
+            if data.custom:
+                (data.folder / SPECIFIC).stat()
+                line, fds = slot.zygote(data.folder), [features]
+            else:
+                opened = [_open(data.folder / name) for name in ("train.csv", "test.csv")]
+                line, fds = slot.zygote(None), [*opened, features, labels]
+            options = {"task": "read", "target_column": data.target_column}
+            rows = self._data_task(slot, line, fds, options, data=data.custom)
+            wire.seal(features)
+            wire.seal(labels)
+            y = None if data.custom else wire.unpack_arrays(wire.read(labels))[0]
+            if y is not None and y.shape != rows[:1]:
+                raise ZygoteError("as many labels as rows were to be read")
+            return Held(features, y, rows, os.fstat(features).st_size)
+        except BaseException as error:
+            os.close(features)
+            if isinstance(error, RefusedError | FileNotFoundError):
+                raise _DataProblem(str(error)) from None
+            raise
+        finally:
+            for fd in (*opened, labels):
+                os.close(fd)
+
+    def _data_task(
+        self,
+        slot: Slot,
+        line: Line,
+        fds: list[int],
+        options: dict[str, Any],
+        data: bool,
+        outcome: Outcome | None = None,
+    ) -> tuple[int, int]:
+        """A fork that reads or splits. Returns the rows; raises _DataProblem."""
+        words: list[bytes] = []
+        with self._closing(wire.filled("nothing")) as files:
+            ended, output = slot.run(line, "none", files, fds, options, lambda text, _: words.append(text), data=data)
+        if outcome is not None:
+            outcome.output = output.decode("utf-8", "replace")
+        check_ready(parse(words[0]) if words else ["broken", f"{ended} {output!r}"])
+        word = parse(words[-1])
+        reason = why(ended, word, slot.limits)
+        if reason is not None:
+            blame = Reason.DATA if reason[0] in (Reason.USER_CODE, Reason.KILLED_ITSELF) else reason[0]
+            raise _DataProblem(reason[1], blame)
+        if len(word) != 2 or word[0] != "done" or not whole_numbers(word[1], 2):
+            raise _DataProblem("the data set's code gave no row counts")
+        return word[1][0], word[1][1]
+
+    def _split(self, slot: Slot, job: SplitJob, outcome: Outcome) -> None:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=job.target.parent, prefix=f".{job.target.name}-") as name:
+            folder = Path(name) / "data"
+            copy_files(job.source, folder)
+            _give(folder, self._user)
+            process = slot.once(folder)
+            try:
+                line = Line(process.channel)
+                if job.custom:
+                    line.specific(slot.limits)
+                options: dict[str, Any] = {"task": "split", "name": job.name, "target_column": job.target_column}
+                options |= {"held_out_test": job.held_out_test, "random_state": job.random_state}
+                outcome.rows = self._data_task(slot, line, [], options, data=True, outcome=outcome)
+            except RefusedError as error:
+                outcome.failure = Failure(Reason.DATA, "split", str(error))
+            except _DataProblem as problem:
+                outcome.failure = Failure(problem.reason, "split", str(problem))
+            finally:
+                process.stop()
+            if outcome.failure is None:
+                _take_back(folder)
+                if not job.target.exists():  # the message may come twice
+                    folder.rename(job.target)
+
+    # Slots
+
+    @contextlib.contextmanager
+    def _slot(self, folder: Path, packages: frozenset[str]) -> Iterator[Slot]:
+        """A free slot, one that is warm for this if there is a choice."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._idle)
+            slot = next((slot for slot in self._idle if slot.has(folder, packages)), self._idle[0])
+            self._idle.remove(slot)
+        try:
+            yield slot
+        finally:
+            with self._condition:
+                self._idle.append(slot)
+                self._condition.notify()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _closing(fd: int) -> Iterator[int]:
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+class _DataProblem(Exception):
+    def __init__(self, message: str, reason: Reason = Reason.DATA) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _package_name(folder: str) -> str:
+    """The folder's name, made importable if it is not."""
+    return re.sub(r"\W", "_", folder) or "submission"
+
+
+def _installed_packages() -> frozenset[str]:
+    """Top-level names that pip has installed, this application aside."""
+    names = importlib.metadata.packages_distributions()
+    return frozenset(name for name, owners in names.items() if "datarun" not in owners and name.isidentifier())
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def copy_files(source: Path, folder: Path) -> None:
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.is_symlink():
+            shutil.copyfile(path, folder / path.name)
+
+
+def _give(folder: Path, user: launch.User | None) -> None:
+    """To the unprivileged user, who works in it."""
+    if user is not None:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, user.uid, user.gid)
+
+
+def _take_back(folder: Path) -> None:
+    """Owned and readable as the runner's other files; plain files and folders alone, for later readers' sake."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            if os.geteuid() == 0:
+                os.chown(path, 0, 0, follow_symlinks=False)
+            path.chmod(0o755 if stat.S_ISDIR(mode) else 0o644)
+        else:
+            path.unlink()

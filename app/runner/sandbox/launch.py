@@ -1,0 +1,237 @@
+"""Start a zygote: the bubblewrap command line, and dropping root before it. Supervisor: trusted, outside."""
+
+import contextlib
+import itertools
+import os
+import pwd
+import re
+import select
+import signal
+import site
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import runner
+from runner.sandbox import confine, wire
+
+_CODE = "/code"
+"""Where the runner package is in the sandbox; nothing else of the application is there."""
+_START_SECONDS = 120.0
+_END_SECONDS = 10.0
+
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "TMPDIR": "/tmp",
+    "USER": "fold",
+    "LANG": "C.UTF-8",
+    "PYTHONPATH": _CODE,
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONNOUSERSITE": "1",
+    # One thread: OpenMP in the zygote would make its forks hang, and the slots share the cores.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+class LaunchError(Exception):
+    """The zygote did not come up; the message is what it had to say."""
+
+
+class Interrupted(OSError):
+    """The zygote was killed before it was up, or had no time to get there: the next start may do."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Whom root becomes; None of it matters for an ordinary user."""
+
+    uid: int
+    gid: int
+
+
+def unprivileged(name: str = "nobody") -> User | None:
+    if os.geteuid() != 0:
+        return None
+    entry = pwd.getpwnam(name)
+    return User(entry.pw_uid, entry.pw_gid)
+
+
+@dataclass
+class Process:
+    """A running zygote's bubblewrap and the channel to the zygote.
+
+    told: a pipe of what its start says. init: pidfd of its namespace's first process, once bubblewrap has named it.
+    """
+
+    popen: subprocess.Popen[bytes]
+    channel: socket.socket
+    told: int
+    init: int | None = None
+
+    def stop(self) -> None:
+        """Kill all that is in it, and wait for that: the namespace's first process ends after all others are gone."""
+        self.channel.close()
+        # The group, not the first process alone: as root the inner bubblewrap does not die with the outer one.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        if self.init is not None:
+            select.select([self.init], [], [], _END_SECONDS)
+            os.close(self.init)
+        os.close(self.told)
+
+
+# A parent-death signal comes when the thread that started the child ends: one that lasts as long as this process.
+_starter = ThreadPoolExecutor(1, "sandbox-starter")
+
+
+def start(user: User | None, data: Path | None = None, writable: bool = False) -> Process:
+    """A zygote that has warmed up. data: a custom data set's folder, or that of a split, which is writable."""
+    process = _starter.submit(_spawn, user, data, writable).result()
+    try:
+        _wait_ready(process)
+    except BaseException:
+        process.stop()
+        raise
+    return process
+
+
+def _spawn(user: User | None, data: Path | None, writable: bool) -> Process:
+    ours, theirs = wire.pair()
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    names, name = os.pipe2(os.O_CLOEXEC)
+    try:
+        popen = subprocess.Popen(
+            command(theirs.fileno(), name, user, data, writable),
+            pass_fds=[theirs.fileno(), name],
+            stdin=subprocess.DEVNULL,
+            stdout=tell,
+            stderr=tell,
+            env={"PATH": os.defpath},
+            start_new_session=True,  # Ctrl-C is for the supervisor, which ends its folds itself
+        )
+    finally:
+        theirs.close()
+        os.close(tell)
+        os.close(name)
+    process = Process(popen, ours, told)
+    with os.fdopen(names) as lines, contextlib.suppress(ProcessLookupError):
+        # JSON, or nothing if the start fails. To its end: bubblewrap dies of a pipe that is closed too early.
+        text = "".join(itertools.takewhile(lambda line: line.strip() != "}", lines))
+        if words := re.search(r'"child-pid": (\d+)', text):
+            process.init = os.pidfd_open(int(words[1]))
+    return process
+
+
+def _wait_ready(process: Process) -> None:
+    channel, told = process.channel, process.told
+    heard, until = bytearray(), time.monotonic() + _START_SECONDS
+    while True:
+        ready, _, _ = select.select([channel.fileno(), told], [], [], max(0.0, until - time.monotonic()))
+        if channel.fileno() in ready:
+            try:
+                wire.receive(channel)
+                return
+            except (EOFError, OSError):
+                while chunk := os.read(told, 4096):
+                    heard += chunk
+                said = heard.decode(errors="replace").strip()[-2000:]
+                code = process.popen.wait()
+                if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # its own, or that of bubblewrap's child
+                    raise Interrupted("it was killed while it started") from None
+                raise LaunchError(said or f"it ended without a word, exit code {code}") from None
+        if told in ready:
+            heard += os.read(told, 4096)
+        elif not ready:
+            raise Interrupted(f"no answer within {_START_SECONDS:.0f} s")
+
+
+def command(fd: int, name: int, user: User | None, data: Path | None = None, writable: bool = False) -> list[str]:
+    """fd: the zygote's channel. name: where bubblewrap writes which process is the first of the namespace."""
+    mounts = _mounts(data, writable)
+    inner_mounts = mounts if user is None else _already_there(mounts)
+    inner = [
+        *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
+        *("--info-fd", str(name)),
+        *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),  # for the namespaces of each fold; a fold has none
+        *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
+        *("--tmpfs", "/tmp", "--proc", "/proc", "--tmpfs", "/dev"),
+        *(word for name in ("null", "zero", "full", "random", "urandom") for word in _device(name)),
+        *("--dir", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"),
+        *("--dir", str(confine.DATA), "--dir", str(confine.SUBMISSION)),
+        *inner_mounts,
+        *("--remount-ro", "/", "--chdir", "/"),
+        *(sys.executable, "-m", "runner.sandbox.zygote", str(fd)),
+    ]
+    if user is None:
+        return inner
+    # Root opens the way to folders that the unprivileged user can't reach, in a first set of mounts. There it
+    # drops all rights, and from there on everything is as for any ordinary user.
+    return [
+        *("bwrap", "--die-with-parent", "--unshare-ipc"),
+        *("--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--perms", "1777", "--tmpfs", "/tmp"),
+        *_open_parents(mounts),
+        *mounts,
+        *("setpriv", "--reuid", str(user.uid), "--regid", str(user.gid), "--clear-groups"),
+        *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"),
+        *inner,
+    ]
+
+
+def kept() -> list[str]:
+    """What a fold needs below /tmp, where it gets a file system of its own: a virtual environment, perhaps."""
+    return [path for path in _python() if path.startswith("/tmp/")]
+
+
+def _device(name: str) -> tuple[str, str, str]:
+    return "--dev-bind", f"/dev/{name}", f"/dev/{name}"
+
+
+def _mounts(data: Path | None, writable: bool) -> list[str]:
+    words = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            words += ["--symlink", os.readlink(path), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    for needed in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/timezone", *_python()):
+        words += ["--ro-bind-try", needed, needed]
+    words += ["--ro-bind", str(Path(runner.__file__).parent), f"{_CODE}/runner"]
+    if data is not None:
+        words += ["--bind" if writable else "--ro-bind", str(data.absolute()), str(confine.DATA)]
+    return words
+
+
+def _python() -> list[str]:
+    """The folders of this interpreter and its packages that /usr does not hold."""
+    folders = [sys.base_prefix, sys.prefix, *site.getsitepackages(), sysconfig.get_path("purelib")]
+    found: list[str] = []
+    for folder in folders:
+        if not any(Path(folder).is_relative_to(other) for other in ("/usr", *found)):
+            found.append(folder)
+    return found
+
+
+def _already_there(mounts: list[str]) -> list[str]:
+    """The same mounts where the first set has put everything into its place."""
+    triples = zip(mounts[::3], mounts[1::3], mounts[2::3], strict=True)
+    return [word for kind, source, target in triples for word in (kind, target if "bind" in kind else source, target)]
+
+
+def _open_parents(mounts: list[str]) -> list[str]:
+    """bubblewrap makes parent folders that their owner alone may enter; here another user has to pass."""
+    parents: list[str] = []
+    for kind, target in zip(mounts[::3], mounts[2::3], strict=True):
+        if "bind" in kind:
+            above = [str(path) for path in reversed(Path(target).parents) if str(path) not in ("/", "/tmp")]
+            parents += [path for path in above if path not in parents and not path.startswith("/usr")]
+    return [word for path in parents for word in ("--perms", "0755", "--dir", path)]

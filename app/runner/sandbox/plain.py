@@ -1,0 +1,250 @@
+"""Run folds without isolation: DATARUN_SANDBOX=off, for a laptop and code that you trust.
+
+A cold interpreter a fold: slow, but it needs nothing but Python (macOS too). The limits are kept as far as a process
+can be limited from outside; measures and results are the fold's own word. Two halves: PlainExecutor in the
+supervisor, and `python -m runner.sandbox.plain`, the fold, which may do all that this user may.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import runner
+from runner import datasets
+from runner.jobs import Failure, FoldJob, Limits, Outcome, Reason, SplitJob
+from runner.sandbox import launch, wire
+from runner.sandbox.report import Hearing, OnStage, parse, why
+
+log = logging.getLogger(__name__)
+
+NOTE = "DATARUN_SANDBOX=off: this ran without isolation"
+_KEPT_OUTPUT = 64 << 10
+_START_SECONDS = 120.0
+
+
+class PlainExecutor:
+    """The same three methods as Executor."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.strength = "off"
+        log.warning("DATARUN_SANDBOX=off: submissions run WITHOUT isolation, with all that this user may do")
+
+    def close(self) -> None:
+        pass
+
+    def run_fold(self, job: FoldJob, on_stage: OnStage = lambda stage, measures: None) -> Outcome:
+        outcome = Outcome(notes=[NOTE])
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            try:
+                wire.unpack_files(b"".join(wire.pack_files(job.submission)), folder / "code" / job.submission.name)
+            except (OSError, ValueError) as error:
+                outcome.failure = Failure(Reason.INFRASTRUCTURE, "train", f"the submission can't be read: {error}")
+                return outcome
+            data, rows = job.data, np.asarray(job.train_is, dtype=np.int64).tolist()
+            options: dict[str, Any] = {"task": "fold", "elements": data.workflow_elements}
+            options |= {"target_column": data.target_column, "custom": data.custom, "train_is": rows}
+            options |= {"data": str(data.folder.absolute())}
+            options |= {"submission": str(folder / "code" / job.submission.name)}
+            run = _Run(options, folder, self.limits)
+            hearing: Hearing | None = None
+            for word, measured in run.words():
+                if word[:1] == ["ready"]:
+                    hearing = Hearing(outcome, (word[1], word[2]), self.limits.memory, on_stage)
+                    hearing.heard(b'["ready"]', measured)
+                elif hearing is not None:
+                    hearing.heard(json.dumps(word).encode(), measured)
+            outcome.output = run.output()
+            if hearing is None:
+                found = why(run.ended, run.last, self.limits) or (Reason.DATA, "the data set could not be read")
+                outcome.failure = Failure(Reason.DATA if found[0] is Reason.USER_CODE else found[0], "split", found[1])
+                return outcome
+            hearing.finish(run.ended, self.limits)
+            with open(folder / "predictions", "rb") as file:
+                hearing.take(file.fileno())
+        return outcome
+
+    def run_split(self, job: SplitJob) -> Outcome:
+        from runner.sandbox.executor import copy_files
+
+        outcome = Outcome(notes=[NOTE])
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=job.target.parent, prefix=f".{job.target.name}-") as name:
+            folder = Path(name)
+            copy_files(job.source, folder / "data")
+            options = asdict(job) | {
+                "task": "split",
+                "source": "",
+                "target": "",
+                "data": str((folder / "data").absolute()),
+            }
+            run = _Run(options, folder, self.limits)
+            for _ in run.words():
+                pass
+            outcome.output = run.output()
+            if (found := why(run.ended, run.last, self.limits)) is not None:
+                reason = Reason.DATA if found[0] in (Reason.USER_CODE, Reason.KILLED_ITSELF) else found[0]
+                outcome.failure = Failure(reason, "split", found[1])
+            else:
+                outcome.rows = (run.last[1][0], run.last[1][1])
+                (folder / "data").rename(job.target)
+        return outcome
+
+
+class _Run:
+    """One cold interpreter, its words and its end."""
+
+    def __init__(self, options: dict[str, Any], folder: Path, limits: Limits) -> None:
+        self._limits, self._folder = limits, folder
+        (folder / "options").write_text(json.dumps(options | {"limits": asdict(limits)}))
+        with open(folder / "predictions", "wb") as file:
+            file.truncate(limits.memory)
+        self.last: list[Any] = []
+        self.ended: dict[str, Any] = {}
+
+    def words(self) -> Any:
+        """Yields (word, measures); afterwards `ended` says how it ended."""
+        hear, tell = os.pipe()
+        home = str(Path(runner.__file__).parent.parent)
+        environment = launch.ENVIRONMENT | {"PYTHONPATH": home, "HOME": str(self._folder), "TMPDIR": str(self._folder)}
+        with open(self._folder / "output", "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "runner.sandbox.plain", str(tell), str(self._folder)],
+                pass_fds=[tell],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment | {"PATH": os.environ.get("PATH", os.defpath)},
+                cwd=self._folder,
+                start_new_session=True,
+            )
+        os.close(tell)
+        # The clock starts with the first word: Python's own start and reading the data are not the submission's.
+        began, pending, soft, killed = time.monotonic() + _START_SECONDS, b"", False, ""
+        hard = self._limits.hard_time
+        try:
+            while not killed:
+                now = time.monotonic() - began
+                until = self._limits.soft_time if not soft else hard
+                if select.select([hear], [], [], max(0.0, until - now))[0]:
+                    chunk = os.read(hear, 1 << 16)
+                    if not chunk:
+                        break
+                    *lines, pending = (pending + chunk).split(b"\n")
+                    for line in lines:
+                        began = min(began, time.monotonic())
+                        self.last = parse(line)
+                        yield self.last, _measures(process.pid)
+                    if self.last[:1] in (["test"], ["failed"], ["done"]):
+                        killed = "done"
+                elif soft:
+                    killed = "hard"
+                else:
+                    soft, hard = True, max(hard, now + hard - self._limits.soft_time)
+                    process.send_signal(signal.SIGXCPU)
+        finally:
+            measured = _measures(process.pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            os.close(hear)
+            self.ended = {"killed": killed, "soft": soft, "status": process.wait()} | measured
+
+    def output(self) -> str:
+        with open(self._folder / "output", "rb") as file:
+            return file.read(_KEPT_OUTPUT).decode("utf-8", "replace")
+
+
+def _measures(pid: int) -> dict[str, float]:
+    """From outside, where the system tells (Linux); zeros elsewhere."""
+    cpu, memory = 0.0, 0
+    with contextlib.suppress(OSError):
+        cpu = time.clock_gettime(~pid << 3 | 2)
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        memory = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return {"wall": time.monotonic(), "cpu": cpu, "memory": memory}
+
+
+# The fold's half
+
+
+class _Lines:
+    """What work.Task takes for a socket."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def send(self, data: bytes) -> None:
+        os.write(self._fd, data + b"\n")
+
+    def recv(self, length: int) -> bytes:
+        """Nobody answers."""
+        return b""
+
+
+def main() -> None:
+    from runner.sandbox import kernel, work
+
+    if sys.platform == "linux":  # a supervisor that is killed leaves no fold behind
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    words: Any = _Lines(int(sys.argv[1]))
+    folder = Path(sys.argv[2])
+    options = json.loads((folder / "options").read_text())
+    limits = options["limits"]
+    for limit, value in ((resource.RLIMIT_FSIZE, max(limits["scratch"], limits["memory"])), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (value, value))
+    data, root = Path(options["data"]), Path(options.get("submission", "/nowhere"))
+    task = work.Task(words, [], options, None, None, data, root)
+    try:
+        if options["custom"]:
+            task.specific = datasets.load_specific(data)
+        if options["task"] == "fold":
+            _load(task, np.array(options["train_is"], dtype=np.int64), folder)
+        else:
+            task.say("ready")
+        if sys.platform == "linux":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            space = pages * resource.getpagesize() + limits["memory"] + (64 << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    except BaseException as error:
+        task.fail(error)
+        return
+    sys.path.insert(0, str(root.parent))
+    work.run(task)
+
+
+def _load(task: Any, rows: np.ndarray, folder: Path) -> None:
+    if task.specific:
+        X_train, y_train = task.specific.get_train_data(str(task.data))
+        X_test, _ = task.specific.get_test_data(str(task.data))
+        task.loaded, arrays = (X_train, y_train, X_test), [rows]
+    else:
+        X_train, y_train = datasets.read_standard(task.data / "train.csv", task.options["target_column"])
+        X_test, _ = datasets.read_standard(task.data / "test.csv", task.options["target_column"])
+        task.loaded, arrays = (X_train, X_test), [rows]
+    if not len(rows) or rows.min() < 0 or rows.max() >= len(X_train):
+        raise datasets.DataError(f"train_is has to hold row numbers of the train set, from 0 to {len(X_train) - 1}")
+    if not task.specific:
+        arrays.append(y_train[rows])
+    task.options["rows"] = [len(X_train), len(X_test)]
+    (folder / "labels").write_bytes(b"".join(bytes(part) for array in arrays for part in wire.pack_array(array)))
+    for name in ("labels", "predictions"):
+        task.fds.append(os.open(folder / name, os.O_RDWR))
+    task.say("ready", len(X_train), len(X_test))
+
+
+if __name__ == "__main__":
+    main()

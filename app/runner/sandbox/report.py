@@ -1,0 +1,181 @@
+"""What a fold says of itself, as far as it can be true. Supervisor: trusted, outside; what it is given may lie."""
+
+import contextlib
+import json
+import math
+import mmap
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from runner.jobs import (
+    HARD_LIMIT_TEXT,
+    SOFT_LIMIT_TEXT,
+    STATES,
+    Failure,
+    Limits,
+    Outcome,
+    Reason,
+)
+
+OnStage = Callable[[str, dict[str, float]], None]
+
+STAGES = ("train", "validation", "test")
+_DONE = ("TODO", *STATES.values())
+
+
+class ForkError(Exception):
+    """A fork did not get as far as foreign code: the runner's fault."""
+
+
+def stage_after(state: str) -> str:
+    """The stage that a fold of this state is in; the last one if it is done."""
+    return STAGES[min(_DONE.index(state), 2)]
+
+
+class Hearing:
+    """What a fold has said, as far as it can be true."""
+
+    def __init__(self, outcome: Outcome, rows: tuple[int, int], capacity: int, on_stage: OnStage) -> None:
+        self._outcome = outcome
+        self._rows = {"validation": rows[0], "test": rows[1]}
+        self._capacity = capacity
+        self._on_stage = on_stage
+        self._before: dict[str, float] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._memory = 0.0
+        self._last: list[Any] = []
+        self._lie = ""
+
+    def heard(self, text: bytes, measured: dict[str, float]) -> None:
+        word = parse(text)
+        if not self._before:
+            check_ready(word)
+            self._before = measured
+            return
+        self._last = word
+        stage, before = self.stage, dict(self._outcome.measures)
+        self._measure(stage, measured)
+        if self._lie or word[:1] == ["failed"]:
+            return
+        if self._outcome.state == STATES["test"] or word[:1] != [stage] or len(word) != (1 if stage == "train" else 2):
+            self._lie = "it reported its stages out of order"
+        elif stage == "train" or self._fits(stage, word[1]):
+            self._outcome.state = STATES[stage]
+            self._on_stage(stage, {name: value for name, value in self._outcome.measures.items() if name not in before})
+
+    @property
+    def stage(self) -> str:
+        """The one that it is in."""
+        return stage_after(self._outcome.state)
+
+    def _fits(self, stage: str, shape: Any) -> bool:
+        rows = self._rows[stage]
+        if not (isinstance(shape, list) and 1 <= len(shape) <= 8 and whole_numbers(shape, len(shape))):
+            self._lie = "it reported a prediction of no shape"
+        elif shape[0] != rows:
+            self._lie = f"{rows} rows were to be predicted, but the prediction has {shape[0]} rows"
+        elif 8 * (math.prod(shape) + sum(map(math.prod, self._shapes.values()))) > self._capacity:
+            self._lie = "it reported a prediction that is larger than its memory"
+        else:
+            self._shapes[stage] = tuple(shape)
+        return not self._lie
+
+    def _measure(self, stage: str, measured: dict[str, float]) -> None:
+        """Add what went by since the last word. The peak of the test is that from the end of training on."""
+        measures, before = self._outcome.measures, self._before
+
+        def add(name: str, value: float) -> None:
+            measures[name] = measures.get(name, 0.0) + max(0.0, value)
+
+        add(f"{stage}_time", measured["wall"] - before["wall"])
+        if stage != "validation":
+            add(f"{stage}_cpu_time", measured["cpu"] - before["cpu"])
+        if stage != "train":
+            self._memory = max(self._memory, measured["memory"])
+        if stage != "validation":
+            measures[f"{stage}_memory"] = (measured["memory"] if stage == "train" else self._memory) // 1024
+        self._before = measured
+
+    def finish(self, ended: dict[str, Any], limits: Limits) -> None:
+        outcome, stage = self._outcome, self.stage
+        if not self._before:
+            raise ForkError("a fold ended before it was confined")
+        if self._lie and ended.get("killed") in ("", "done", "talk") and not ended.get("soft"):
+            outcome.failure = Failure(Reason.USER_CODE, stage, self._lie)
+        elif (found := why(ended, self._last, limits)) is not None:
+            outcome.failure = Failure(found[0], stage, found[1])
+        elif outcome.state != STATES["test"]:
+            outcome.failure = Failure(
+                Reason.KILLED_ITSELF, stage, "the submission's process ended before its work was done"
+            )
+        if ended.get("killed") != "done":
+            self._measure(stage, ended)
+
+    def take(self, predictions: int) -> None:
+        """Arrays over the memory where the fold left them; every process that could write it is dead."""
+        place = mmap.mmap(predictions, 0, prot=mmap.PROT_READ)
+        offset, arrays = 0, {}
+        for stage, shape in self._shapes.items():
+            array: np.ndarray = np.ndarray(shape, np.float64, place, offset)
+            offset += array.nbytes
+            arrays[stage] = array
+            missing = int(np.isnan(array.reshape(len(array), -1)).any(axis=1).sum()) if array.size else 0
+            if missing:
+                self._outcome.notes.append(f"{stage}: {missing} of {len(array)} predictions are not a number")
+        self._outcome.full_train_predictions = arrays.get("validation")
+        self._outcome.test_predictions = arrays.get("test")
+
+
+_CLAIMS = {Reason.USER_CODE, Reason.MEMORY_LIMIT, Reason.SCRATCH_SPACE}
+"""What a fork may say of itself; a lie harms its author alone."""
+
+
+def why(ended: dict[str, Any], last: list[Any], limits: Limits) -> tuple[Reason, str] | None:
+    """The reason why a fork failed, and a message; None if it did not."""
+    killed, status = ended.get("killed"), ended.get("status")
+    text = last[3] if len(last) == 4 and last[0] == "failed" and isinstance(last[3], str) else ""
+    if killed == "hard":
+        return Reason.TIME_LIMIT, f"{HARD_LIMIT_TEXT} ({limits.hard_time:g} s)"
+    if ended.get("soft"):
+        heading = f"{SOFT_LIMIT_TEXT} ({limits.soft_time:g} s)"
+        return Reason.TIME_LIMIT, f"{heading}\n{text}" if text else heading
+    if killed == "output":
+        return Reason.OUTPUT, "the submission printed more than is let through"
+    if killed == "memory" or (ended.get("oom") and (killed != "done" or text)):
+        return Reason.MEMORY_LIMIT, f"more than the {limits.memory >> 20} MiB of memory that a fold may use" + (
+            f"\n{text}" if text else ""
+        )
+    if killed == "talk":
+        return Reason.USER_CODE, "the submission wrote into the runner's own channel"
+    if last[:1] == ["failed"]:
+        claim = (
+            next((reason for reason in _CLAIMS if reason == last[2]), Reason.USER_CODE) if text else Reason.USER_CODE
+        )
+        return claim, text or "an error without a text"
+    if killed == "done":
+        return None
+    if isinstance(status, int) and status < 0:
+        with contextlib.suppress(ValueError):
+            return Reason.KILLED_ITSELF, f"the process ended by signal {signal.Signals(-status).name}"
+    return Reason.KILLED_ITSELF, f"the process ended itself with exit code {status}"
+
+
+def check_ready(word: list[Any]) -> None:
+    """The first word: said before any foreign code ran."""
+    if word != ["ready"]:
+        raise ForkError(f"a fold could not be confined: {word[1] if len(word) == 2 else word}")
+
+
+def parse(text: bytes) -> list[Any]:
+    try:
+        word = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return word if isinstance(word, list) else []
+
+
+def whole_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(n) is int and 0 <= n < 1 << 40 for n in value)

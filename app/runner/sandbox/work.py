@@ -1,0 +1,258 @@
+"""What a fork does once it is confined. Inside; hostile as soon as it has imported foreign code.
+
+Says in short messages how far it got, ["train"] for example or ["failed", stage, kind, text], and leaves the bulk
+in memfds. The supervisor believes none of it without a check.
+"""
+
+import contextlib
+import errno
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from runner import datasets, workflow
+from runner.jobs import SOFT_LIMIT_TEXT
+from runner.sandbox import kernel, wire
+from runner.sandbox.confine import SCRATCH
+from runner.tracebacks import own_frames
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class SoftLimit(BaseException):
+    """Raised in the fold's own code at the soft limit; no Exception, so that `except Exception` lets it through."""
+
+
+@dataclass
+class Task:
+    """What to do. words: to the zygote. fds, data: as each function here says. root: the submission's folder.
+
+    stage: where it is, for the one who reads of a failure.
+    """
+
+    words: socket.socket
+    fds: list[int]
+    options: dict[str, Any]
+    loaded: Any
+    specific: ModuleType | None
+    data: Path
+    root: Path
+    stage: str = "split"
+
+    def say(self, *words: Any) -> None:
+        with contextlib.suppress(Exception):  # the submission may have put anything in its place
+            sys.stdout.flush()
+        self.words.send(json.dumps(words).encode())
+        self.words.recv(8)  # the zygote has measured; after the last word it ends us instead
+
+    def fail(self, error: BaseException) -> None:
+        text = explain(error, self.root, self.data)
+        while len(json.dumps(text)) > wire.MESSAGE - 256:
+            text = text[: len(text) // 2] + " [cut]"
+        self.say("failed", self.stage, _kind(error), text)
+
+
+def run(task: Task) -> None:
+    """Never returns: waits for its end after the last word. The zygote measures, then kills."""
+    first = os.getpid()
+    signal.signal(signal.SIGXCPU, _raise_soft_limit)
+    np.random.seed()  # else the same numbers in every fork; Python's own random module sees to itself
+    try:
+        {"fold": fold, "read": read, "split": split, "probe": probe}[task.options["task"]](task)
+    except BaseException as error:  # SystemExit, SoftLimit and whatever the submission makes up
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)  # raised again, it would take the words from the first one
+        if os.getpid() == first:
+            task.fail(error)
+    if os.getpid() != first:  # a fork of the submission came back from its call
+        os._exit(1)
+    while True:
+        signal.pause()
+
+
+def _raise_soft_limit(number: int, frame: FrameType | None) -> None:
+    raise SoftLimit(SOFT_LIMIT_TEXT)
+
+
+# A fold
+
+
+def fold(task: Task) -> None:
+    """fds: 0 the training rows and labels (pack_array), 1 the memfd for the predictions, of a fixed size."""
+    arrays = wire.unpack_arrays(wire.read(task.fds[0]))
+    capacity = os.fstat(task.fds[1]).st_size
+    task.stage = "train"
+
+    def predict(name: str, rows: int, call: Callable[[], Any], offset: int) -> int:
+        task.stage = name
+        predictions = workflow.as_predictions(call(), rows)
+        end = offset + predictions.nbytes
+        if end > capacity:
+            raise workflow.PredictionError(f"predictions of {end:,} bytes are more than the memory of a fold")
+        if predictions.nbytes:
+            with mmap.mmap(task.fds[1], end) as place:  # no more than needed: it counts as address space
+                place[offset:end] = predictions.reshape(-1).view(np.uint8).data
+        task.say(name, predictions.shape)
+        return end
+
+    train, validate, test, n_train, n_test = (_custom if task.specific else _standard)(task, arrays)
+    model = train()
+    task.say("train")
+    offset = predict("validation", n_train, lambda: validate(model), 0)
+    predict("test", n_test, lambda: test(model), offset)
+
+
+Steps = tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any], Any], int, int]
+
+
+def _standard(task: Task, arrays: list[np.ndarray]) -> Steps:
+    X_train, X_test = task.loaded
+    rows, labels = arrays
+    elements, module = task.options["elements"], task.root.name
+    return (
+        lambda: workflow.train(elements, module, X_train.iloc[rows], labels),
+        lambda model: workflow.predict(model, X_train),
+        lambda model: workflow.predict(model, X_test),
+        len(X_train),
+        len(X_test),
+    )
+
+
+def _custom(task: Task, arrays: list[np.ndarray]) -> Steps:
+    X_train, y_train, X_test = task.loaded
+    (rows,) = arrays
+    n_train, n_test = task.options["rows"]
+    specific: Any = task.specific
+    return (
+        lambda: specific.train_submission(task.root.name, X_train, y_train, rows),
+        lambda model: specific.test_submission(model, X_train, np.arange(n_train)),
+        lambda model: specific.test_submission(model, X_test, np.arange(n_test)),
+        n_train,
+        n_test,
+    )
+
+
+# A data set
+
+
+def read(task: Task) -> None:
+    """Standard: fds 0 train.csv, 1 test.csv, 2 a memfd for the features, 3 one for the training labels.
+
+    Custom: fds 0 a memfd for all that folds need. The test labels are dropped here and go nowhere.
+    """
+    if task.specific:
+        X_train, y_train = task.specific.get_train_data(str(task.data))
+        X_test, _ = task.specific.get_test_data(str(task.data))
+        rows = _rows(X_train, y_train), _rows(X_test)
+        try:
+            wire.dump_objects(task.fds[0], (X_train, y_train, X_test))
+        except Exception as error:
+            raise datasets.DataError(f"get_train_data or get_test_data returned what can't be kept: {error}") from None
+    else:
+        target = task.options["target_column"]
+        (X_train, y_train), (X_test, _) = (
+            datasets.read_standard(os.fdopen(fd, "rb"), target, name)
+            for fd, name in zip(task.fds, ("train.csv", "test.csv"), strict=False)
+        )
+        rows = len(X_train), len(X_test)
+        wire.dump_objects(task.fds[2], (X_train, X_test))
+        wire.write(task.fds[3], *wire.pack_array(y_train))
+    task.say("done", rows)
+
+
+def split(task: Task) -> None:
+    """In the folder `data`, which holds the raw files and is writable."""
+    options = task.options
+    if task.specific:
+        task.specific.prepare_data(str(task.data))
+        X_train, y_train = task.specific.get_train_data(str(task.data))
+        X_test, y_test = task.specific.get_test_data(str(task.data))
+        rows = _rows(X_train, y_train), _rows(X_test, y_test)
+    else:
+        raw = task.data / f"{options['name']}.csv"
+        column, held_out, seed = options["target_column"], options["held_out_test"], options["random_state"]
+        rows = datasets.split_standard(raw, task.data, column, held_out, seed)
+    task.say("done", rows)
+
+
+def _rows(X: Any, y: Any = None) -> int:
+    rows = X.shape[0] if hasattr(X, "shape") else len(X)
+    if y is not None and len(y) != rows:
+        raise datasets.DataError(f"X has {rows} rows, but y has {len(y)}")
+    return int(rows)
+
+
+# The self-test
+
+
+def probe(task: Task) -> None:
+    """What this process still can: the supervisor expects nothing of it."""
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    with open("/proc/net/dev") as devices:
+        interfaces = [line.split(":")[0].strip() for line in devices if ":" in line]
+    task.say(
+        "done",
+        {
+            "rights": [
+                os.getuid() == 0,
+                int(status["CapEff"], 16),
+                int(status["CapBnd"], 16),
+                status["NoNewPrivs"] != "1",
+            ],
+            "seccomp": [
+                status["Seccomp"].strip() != "2",
+                _may(lambda: kernel.unshare(kernel.CLONE_NEWUSER)),
+                _may(socket.socket),
+            ],
+            "namespaces": [os.getpid() != 1, interfaces != ["lo"], *map(_larger(task.options["scratch"]), SCRATCH)],
+            "rlimits": [resource.getrlimit(limit)[1] == -1 for limit in (resource.RLIMIT_AS, resource.RLIMIT_NPROC)],
+        },
+    )
+
+
+def _larger(size: int) -> Callable[[str], bool]:
+    return lambda place: os.statvfs(place).f_blocks * os.statvfs(place).f_frsize > size
+
+
+def _may(call: Callable[[], Any]) -> bool:
+    try:
+        call()
+    except OSError:
+        return False
+    return True
+
+
+# What went wrong
+
+
+def _kind(error: BaseException) -> str:
+    """A jobs.Reason; the supervisor takes only those that a fold may claim."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, SoftLimit):
+            return "time_limit"
+        if isinstance(cause, MemoryError):
+            return "memory_limit"
+        if isinstance(cause, OSError) and cause.errno in _FULL_DISK:
+            return "scratch_space"
+        cause = cause.__cause__ or cause.__context__
+    return "user_code"
+
+
+def explain(error: BaseException, root: Path, data: Path) -> str:
+    """What the author of a submission, or of a data set's code, is shown."""
+    if isinstance(error, datasets.DataError | workflow.PredictionError):
+        return str(error)
+    return own_frames(error, root, data)

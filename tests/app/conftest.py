@@ -1,0 +1,159 @@
+"""The API in this process, on the database and the broker that the environment names; no worker runs."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from celery import current_app
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.db import connections
+from django.utils import timezone
+from kombu.pools import ProducerPool
+
+from runapp import authentication
+from runapp.models import RawData
+from runner import config
+from tests.app.helpers import (
+    PASSWORD,
+    USER,
+    Api,
+    Queues,
+    Valve,
+    custom_data_set,
+    data_set,
+    files_below,
+    finish_split,
+)
+
+if connections["default"].vendor == "sqlite":
+    # A database in memory is one connection's: the tests with threads need a file.
+    connections.settings["default"]["TEST"]["NAME"] = str(config.home() / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def all_queues() -> Iterator[Queues]:
+    queues = Queues()
+    yield queues
+    queues.connection.release()
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path, settings, monkeypatch):
+    """Folders of the test's own, nothing remembered, and hashes that cost nothing."""
+    for name in ("DIR_DATA", "DIR_SUBMISSION"):
+        folder = tmp_path / "disk" / name.lower()
+        monkeypatch.setenv(name, str(folder))
+        setattr(settings, name, folder)
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    authentication._remembered.clear()
+    cache.clear()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """The files below the data and submission folders, as they are when it is called."""
+    return lambda: files_below(tmp_path / "disk")
+
+
+@pytest.fixture
+def queues(all_queues) -> Queues:
+    """The queues, empty."""
+    all_queues.purge()
+    return all_queues
+
+
+@pytest.fixture
+def user(db):
+    return get_user_model().objects.create_user(USER, "ada@example.org", PASSWORD)
+
+
+@pytest.fixture
+def api(user, queues) -> Api:
+    """The API to a user with Basic credentials."""
+    return Api()
+
+
+@pytest.fixture
+def raw(api) -> RawData:
+    """A standard data set that nobody has split."""
+    answer = api.post("rawdata/", data_set())
+    assert answer.status == 201, answer.content
+    return RawData.objects.get(name="iris")
+
+
+@pytest.fixture
+def iris(raw) -> RawData:
+    """A standard data set of 9 train and 3 test rows."""
+    asked = {"split_state": RawData.Split.QUEUED, "split_asked_at": timezone.now(), "split_queued_at": timezone.now()}
+    RawData.objects.filter(pk=raw.pk).update(split_task_id=str(uuid.uuid4()), **asked)
+    assert finish_split(raw)
+    raw.refresh_from_db()
+    return raw
+
+
+@pytest.fixture
+def custom(api) -> RawData:
+    """A custom data set that nobody has split."""
+    answer = api.post("rawdata/", custom_data_set())
+    assert answer.status == 201, answer.content
+    return RawData.objects.get(name="digits")
+
+
+def use_broker(patch: pytest.MonkeyPatch, url: str) -> None:
+    """Have the API talk to the broker at another address."""
+    pool: Any = ProducerPool  # whose stubs lack the argument
+    pool = pool(current_app.connection_for_write(url=url).Pool(1), 1, Producer=current_app.amqp.Producer)
+    patch.setattr(current_app.amqp, "_producer_pool", pool)
+    patch.setitem(current_app.conf, "broker_read_url", url)
+
+
+@pytest.fixture
+def valve(api, monkeypatch) -> Iterator[Valve]:
+    """On the way to the broker, and open."""
+    if not config.has_broker():
+        pytest.skip("files do not hang")
+    address = urlsplit(config.broker_url())
+    # For as long, in seconds, as the broker may be silent in a test.
+    monkeypatch.setitem(current_app.conf.broker_transport_options, "read_timeout", 1)
+    with Valve((address.hostname or "", address.port or 5672)) as valve:
+        use_broker(monkeypatch, address._replace(netloc=f"{address.netloc.rpartition(':')[0]}:{valve.port}").geturl())
+        yield valve
+
+
+@pytest.fixture
+def broker_down(api):
+    """Call it, and the broker is away; call what it returns, and it is back."""
+
+    def go():
+        if config.has_broker():
+            patch = pytest.MonkeyPatch()
+            use_broker(patch, "amqp://guest:guest@127.0.0.1:1//")
+            stops.append(patch.undo)
+        else:
+            queue = config.home() / "queue"
+            away = queue.with_name("queue-away")
+            queue.rename(away)
+            queue.touch()  # a file where the folder was: nobody, root neither, can write below it
+
+            def back() -> None:
+                if away.exists():
+                    queue.unlink()
+                    away.rename(queue)
+
+            stops.append(back)
+        return stops[-1]
+
+    stops: list[Callable[[], None]] = []
+    yield go
+    for stop in stops:
+        stop()
+
+
+@pytest.fixture
+def sent(api, iris, queues):
+    """Fold 1, sent and no longer in its queue."""
+    api.new_fold(iris)
+    queues.purge()

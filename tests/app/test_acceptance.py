@@ -1,0 +1,78 @@
+"""The parts of runapp.acceptance that need no runner; the whole of it: tests/e2e/test_acceptance.py."""
+
+import numpy as np
+import pytest
+
+from runapp import acceptance
+from runapp.acceptance import Acceptance, Data, Runner
+from runapp.models import SubmissionFold
+from test_files.demo import Server
+from test_files.post_api import encode_bytes
+
+ROWS = np.arange(3, 9)
+ONE = Runner("one", ("L", "celery"), 2)
+
+
+def record(data, change=0.0):
+    """What a runner makes of a canary."""
+    weights = data.train[ROWS, :-1].T @ data.train[ROWS, -1]
+    predicted = {"full_train_predictions": data.train, "test_predictions": data.test}
+    return {
+        name: encode_bytes((part[:, :-1] @ weights / 8 + change).astype("<f8").tobytes())
+        for name, part in predicted.items()
+    }
+
+
+@pytest.fixture
+def run(db):
+    return Acceptance(Server("http://127.0.0.1:9/", "ada", "x"), [ONE], 60, lambda line: None)
+
+
+def test_right_predictions_are_right():
+    data = Data()
+    assert data.problem(record(data), ROWS) is None
+
+
+@pytest.mark.parametrize("change", [1e-9, np.nan])
+def test_predictions_are_compared_bit_for_bit(change):
+    data = Data()
+    assert "wrong predictions: its full_train_predictions" in data.problem(record(data, change), ROWS)
+
+
+def test_those_of_other_rows_are_wrong():
+    data = Data()
+    assert "wrong predictions" in data.problem(record(data), ROWS + 1)
+
+
+@pytest.mark.parametrize("text", ["", encode_bytes(b"123")])
+def test_predictions_that_cant_be_read_are_wrong(text):
+    data = Data()
+    assert "can't be read" in data.problem(record(data) | {"test_predictions": text}, ROWS)
+
+
+def test_ids_are_free(run, monkeypatch):
+    taken = acceptance.IDS.start + 5
+    SubmissionFold.objects.create(databoard_sf_id=taken)
+    draws = iter([0, 6])
+    monkeypatch.setattr(acceptance.secrets, "randbelow", lambda bound: next(draws))
+    assert acceptance._free_ids() == taken + 1
+
+
+def test_a_runner_that_nothing_is_seen_of_is_blamed(run):
+    run.data_id = 1
+    verdict = run._unreached(ONE, "L")
+    assert verdict.blamed
+    assert verdict.why == "no canary reached it within 60 s: is datarun-runner running there?"
+
+
+def test_a_runner_at_work_on_other_folds_is_not_blamed(run):
+    run.data_id = 1
+    SubmissionFold.objects.create(databoard_sf_id=1, runner="celery@one", state="TRAINED")
+    verdict = run._unreached(ONE, "L")
+    assert not verdict.blamed
+    assert "at work on other folds" in verdict.why
+
+
+def test_a_runner_whose_folds_ended_before_is_blamed(run):
+    SubmissionFold.objects.create(databoard_sf_id=1, runner="celery@one", state="TESTED")
+    assert run._unreached(ONE, "celery").blamed

@@ -1,0 +1,70 @@
+"""The periodic tasks go on, whatever happens to the clock."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from kombu.utils.imports import symbol_by_name
+
+from datarun.celery import app
+
+NOON = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
+PERIOD = timedelta(minutes=2)
+
+
+class Beat:
+    """The scheduler that `celery beat` would run, by a clock of ours."""
+
+    def __init__(self, monkeypatch, path) -> None:
+        self.now, self.sent = NOON, 0
+        self._path = str(path / "schedule")
+        monkeypatch.setattr(app, "now", lambda: self.now)
+        self._monkeypatch = monkeypatch
+        self.start()
+
+    def start(self) -> None:
+        self._scheduler = symbol_by_name(app.conf.beat_scheduler)(app, schedule_filename=self._path)
+        self._monkeypatch.setattr(self._scheduler, "apply_async", self._send)
+
+    def stop(self) -> None:
+        self._scheduler.close()
+
+    def _send(self, entry, **_):
+        self.sent += entry.name == "mend"
+
+    def after(self, span: timedelta) -> int:
+        """How often it mends after that time."""
+        self.now += span
+        before = self.sent
+        while self._scheduler.tick() == 0:
+            pass
+        return self.sent - before
+
+
+@pytest.fixture
+def beat(monkeypatch, tmp_path):
+    beat = Beat(monkeypatch, tmp_path)
+    yield beat
+    beat.stop()
+
+
+def test_it_works(beat):
+    assert beat.after(timedelta(0)) == 0
+    assert [beat.after(PERIOD) for _ in range(3)] == [1, 1, 1]
+    assert beat.after(timedelta(seconds=1)) == 0
+
+
+def test_it_goes_on_after_the_clock_was_set_back(beat):
+    beat.after(PERIOD)
+    assert beat.after(timedelta(hours=3)) == 1
+    beat.after(-timedelta(hours=3))
+    assert [beat.after(PERIOD) for _ in range(3)] == [1, 1, 1]
+
+
+def test_a_restart_does_not_remember_a_clock_that_was_wrong(beat):
+    beat.after(PERIOD)
+    beat.after(timedelta(hours=3))
+    beat.now -= timedelta(hours=3)
+    beat.stop()
+    beat.start()
+    beat.after(timedelta(0))
+    assert beat.after(PERIOD) == 1

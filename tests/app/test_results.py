@@ -1,0 +1,283 @@
+"""A runner's messages about a fold: its result is taken once, for the task that the fold waits for."""
+
+from collections import Counter
+
+import pytest
+from celery.exceptions import Reject
+from celery.worker import state
+from django.db import IntegrityError, OperationalError
+
+from runapp import services, tasks
+from runapp.models import SubmissionFold
+from runner import config, payloads
+from tests.app.helpers import failure, finish, fold, predictions, progress, result, stored
+
+
+def large(rows: int = 200_000) -> str:
+    """Predictions past what a message carries, as a runner packs them: on the shared disk."""
+    import numpy as np
+
+    numbers = np.random.default_rng(rows).random(rows)
+    text = payloads.pack(numbers, f"{rows}.test_predictions")
+    assert payloads.is_file(text)
+    return text
+
+
+def large_files() -> set[str]:
+    return {path.name for path in config.dir_large().glob("*")}
+
+
+def test_it_works(sent):
+    assert finish(result())
+
+    now = stored()
+    assert (now.state, now.error_reason, now.log_messages, now.new) == ("TESTED", "", "", True)
+    assert (now.test_predictions, now.full_train_predictions) == (predictions(3), predictions(9))
+    assert (now.train_time, now.validation_time, now.test_time) == (1.5, 0.25, 0.125)
+    assert (now.train_cpu_time, now.test_cpu_time) == (1.25, 0.0625)
+    assert (now.train_memory, now.test_memory) == (2048, 1024)
+    assert now.runner == "runner@here"
+    assert now.started_at < now.finished_at
+    assert now.deadline is None
+
+
+def test_the_tasks_of_the_master_take_messages_in(sent):
+    tasks.save_progress(progress())
+    assert stored().state == "TRAINED"
+    tasks.save_fold(result())
+    assert stored().state == "TESTED"
+
+
+def test_an_error_keeps_its_log_and_reason(sent):
+    assert finish(
+        result(state="ERROR", error_reason="time_limit", log_messages="ERROR(train): Soft Time Limit Exceeded")
+    )
+    now = stored()
+    assert (now.state, now.error_reason) == ("ERROR", "time_limit")
+    assert now.log_messages == "ERROR(train): Soft Time Limit Exceeded"
+    assert now.attempts == 1
+
+
+def test_it_is_taken_once(sent):
+    first = result(log_messages="first")
+    assert finish(first)
+    assert not finish(first)
+    assert not finish(first | {"log_messages": "second", "state": "ERROR", "error_reason": "user_code"})
+    assert (stored().state, stored().log_messages) == ("TESTED", "first")
+
+
+def test_the_second_delivery_leaves_the_predictions_fetched(api, sent):
+    message = result()
+    finish(message)
+    api.post("testpredictions/new/", {})
+    finish(message)
+    assert api.post("testpredictions/new/", {}).body == []
+
+
+def test_the_second_delivery_leaves_the_files_of_the_first(sent):
+    message = result(test_predictions=large())
+    assert finish(message)
+    assert not finish(message)
+    payloads.check(stored().test_predictions)
+
+
+def test_a_second_run_of_the_same_task_leaves_the_files_of_the_first(sent):
+    """A submission without a seed gives other predictions each time: the row names those of the first."""
+    first, second = result(test_predictions=large(200_000)), result(test_predictions=large(200_001))
+    assert finish(first)
+    assert not finish(second)
+    payloads.check(stored().test_predictions)
+    assert large_files() == {"200000.test_predictions"}
+
+
+def test_a_late_result_is_discarded_with_its_files(api, sent):
+    late = result(test_predictions=large())
+    api.post("submissionfold/", fold(force="submission_fold"))
+
+    assert not finish(late)
+
+    assert (stored().state, stored().test_predictions) == ("TODO", "")
+    assert large_files() == set()
+
+
+def test_the_result_of_a_deleted_fold_is_discarded_with_its_files(sent):
+    late = result(test_predictions=large())
+    SubmissionFold.objects.all().delete()
+    assert not finish(late)
+    assert not services.advance(late | {"state": "TRAINED", "hard_time_limit": 360.0})
+    assert large_files() == set()
+
+
+def test_the_result_of_a_made_up_task_is_discarded(sent):
+    assert not finish(result(task_id="made up"))
+    assert stored().state == "TODO"
+
+
+# --- progress
+
+
+def test_progress_is_seen(api, sent):
+    assert services.advance(progress(state="TODO"))
+    assert stored().started_at
+    assert services.advance(progress(state="TRAINED", train_time=3.5))
+    now = stored()
+    assert (now.state, now.train_time, now.runner) == ("TRAINED", 3.5, "runner@here")
+    assert now.deadline
+    assert services.advance(progress(state="VALIDATED"))
+    assert stored().state == "VALIDATED"
+
+
+def test_progress_that_comes_late_is_ignored(sent):
+    services.advance(progress(state="VALIDATED"))
+    assert not services.advance(progress(state="TRAINED"))
+    assert stored().state == "VALIDATED"
+
+
+@pytest.mark.parametrize("state", ["TESTED", "ERROR"])
+def test_progress_after_the_end_is_ignored(sent, state):
+    late = progress(state="VALIDATED")
+    finish(result(state=state, error_reason="" if state == "TESTED" else "user_code"))
+    assert not services.advance(late)
+    assert (stored().state, stored().deadline) == (state, None)
+
+
+def test_progress_of_another_task_is_ignored(sent):
+    assert not services.advance(progress(task_id="another"))
+    assert stored().state == "TODO"
+
+
+# --- what submissions print
+
+
+@pytest.mark.parametrize("log", ["a\0b", "\ud800 and \udfff", "\0" * 10, "é\U0001f600"])
+def test_a_log_of_any_bytes_is_stored_and_shown(api, sent, log):
+    assert finish(result(state="ERROR", error_reason="user_code", log_messages=log))
+    for answer in (api.get("submissionfold/"), api.post("testpredictions/list/", {"list_submission_fold": [1]})):
+        assert answer.status == 200
+        [record] = answer.body
+        assert record["log_messages"] == log.replace("\0", "\\0").replace("\ud800", "?").replace("\udfff", "?")
+
+
+def test_an_infrastructure_log_of_any_bytes_is_stored(sent):
+    for _ in range(3):
+        finish(failure() | {"log_messages": "\0\ud800"})
+    assert stored().log_messages.endswith("failed: \\0?")
+
+
+# --- faults of the infrastructure
+
+
+def test_infrastructure_failures_are_tried_again_up_to_max_attempts(api, sent, queues, settings):
+    seen = {stored().task_id}
+    for attempt in range(1, settings.MAX_ATTEMPTS):
+        services.advance(progress())
+        assert finish(failure())
+        now = stored()
+        assert (now.state, now.attempts) == ("TODO", attempt + 1)
+        assert (now.started_at, now.deadline, now.runner) == (None, None, "")
+        assert now.task_id not in seen
+        seen.add(now.task_id)
+        [message] = queues.take("L")
+        assert (message.task_id, message.content["databoard_sf_id"]) == (now.task_id, 1)
+        assert now.queued_at
+
+    assert finish(failure())
+
+    now = stored()
+    assert (now.state, now.error_reason, now.attempts) == ("ERROR", "infrastructure", settings.MAX_ATTEMPTS)
+    first, *attempts = now.log_messages.splitlines()
+    assert first == "ERROR(train): the infrastructure failed this fold 3 times."
+    assert [line.partition(" began ")[0] for line in attempts] == [f"attempt {n} on runner@here" for n in (1, 2, 3)]
+    assert all(line.endswith("failed: ERROR(train): the disk is away") for line in attempts)
+    assert queues.take("L") == []
+
+
+def test_a_failure_that_is_delivered_twice_counts_once(sent, queues):
+    message = failure()
+    assert finish(message)
+    assert not finish(message)
+    assert stored().attempts == 2
+    assert queues.folds() == [1]
+
+
+def test_a_second_attempt_can_succeed(sent):
+    late = result()
+    finish(failure())
+    assert not finish(late)
+    assert finish(result())
+    assert (stored().state, stored().attempts) == ("TESTED", 2)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"AAAA")])
+def test_predictions_that_did_not_arrive_are_a_fault_of_the_infrastructure(sent, queues, damage):
+    text = large()
+    damage(config.dir_large() / text.partition("/")[2])
+
+    assert finish(result(test_predictions=text))
+
+    assert (stored().state, stored().attempts, stored().test_predictions) == ("TODO", 2, "")
+    assert queues.folds() == [1]
+    assert large_files() == set()
+
+
+def test_predictions_that_never_arrive_end_the_fold(sent, settings):
+    for _ in range(settings.MAX_ATTEMPTS):
+        assert stored().state == "TODO"
+        finish(result(test_predictions="@0000/never.test_predictions"))
+    now = stored()
+    assert (now.state, now.error_reason) == ("ERROR", "infrastructure")
+    assert "can't be read" in now.log_messages
+
+
+def test_a_file_outside_its_folder_is_never_touched(sent, tmp_path, settings):
+    """A runner names files; it cannot name those of others."""
+    outside = settings.DIR_SUBMISSION / "precious"
+    outside.write_bytes(b"AAAA")
+    for _ in range(3):
+        finish(result(test_predictions="@0000/../precious"))
+    assert outside.read_bytes() == b"AAAA"
+
+
+# --- the database is away
+
+
+@pytest.fixture
+def database_away(monkeypatch):
+    """For 30 attempts. Returns how often each step was done."""
+    done = Counter()
+    finish = services.finish
+
+    def away(message):
+        done["tried"] += 1
+        if done["tried"] > 30:
+            return finish(message)
+        raise OperationalError("server closed the connection")
+
+    monkeypatch.setattr(services, "finish", away)
+    monkeypatch.setattr(tasks.time, "sleep", lambda seconds: done.update(slept=seconds))
+    monkeypatch.setattr(tasks.connection, "close", lambda: done.update(closed=1))
+    return done
+
+
+def test_a_result_waits_while_the_database_is_away(sent, database_away):
+    """Longer than RabbitMQ would give it again and again."""
+    tasks.save_fold(result())
+    assert SubmissionFold.objects.get().state == "TESTED"
+    assert database_away == {"tried": 31, "closed": 30, "slept": 30}
+
+
+def test_a_result_goes_back_to_its_queue_where_the_worker_is_to_stop(sent, database_away, monkeypatch):
+    monkeypatch.setattr(state, "should_stop", 0)
+    with pytest.raises(Reject) as refusal:
+        tasks.save_fold(result())
+    assert refusal.value.requeue
+    assert database_away["tried"] == 1
+
+
+def test_a_result_that_makes_no_sense_is_not_delivered_for_ever(sent, monkeypatch):
+    def broken(message):
+        raise IntegrityError("no")
+
+    monkeypatch.setattr(services, "finish", broken)
+    with pytest.raises(IntegrityError):
+        tasks.save_fold(result())

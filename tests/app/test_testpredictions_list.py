@@ -1,0 +1,121 @@
+"""POST /runapp/testpredictions/list/."""
+
+import pytest
+
+from runapp.models import SubmissionFold
+from tests.app.helpers import finish, predictions, result
+
+RECORD = {
+    "databoard_sf_id",
+    "databoard_s",
+    "test_predictions",
+    "full_train_predictions",
+    "state",
+    "log_messages",
+    "train_time",
+    "validation_time",
+    "test_time",
+    "train_cpu_time",
+    "test_cpu_time",
+    "train_memory",
+    "test_memory",
+}
+
+
+@pytest.fixture
+def folds(api, iris):
+    """Fold 1 is tested, fold 2 failed, fold 3 waits."""
+    for key in (1, 2, 3):
+        api.new_fold(iris, key, submission=5)
+    finish(result(1, log_messages="said"))
+    finish(result(2, "ERROR", error_reason="user_code", log_messages="ERROR(train): Traceback"))
+
+
+def ask(api, ids):
+    return api.post("testpredictions/list/", {"list_submission_fold": ids})
+
+
+def test_it_works(api, folds):
+    answer = ask(api, [1])
+
+    assert answer.status == 200
+    [record] = answer.body
+    assert record.keys() >= RECORD
+    expected = {
+        "databoard_sf_id": 1,
+        "databoard_s": 5,
+        "test_predictions": predictions(3),
+        "full_train_predictions": predictions(9),
+        "state": "TESTED",
+        "log_messages": "said",
+        "train_time": 1.5,
+        "validation_time": 0.25,
+        "test_time": 0.125,
+        "train_cpu_time": 1.25,
+        "test_cpu_time": 0.0625,
+        "train_memory": 2048.0,
+        "test_memory": 1024.0,
+    }
+    assert record.items() >= expected.items()
+
+
+def test_it_gives_those_that_exist_in_any_state(api, folds):
+    answer = ask(api, [3, 1, 99, 2, 1])
+    assert answer.status == 200
+    assert sorted(answer.ids) == [1, 2, 3]
+    assert {record["state"] for record in answer.body} == {"TESTED", "ERROR", "TODO"}
+
+
+def test_they_are_no_longer_new(api, folds):
+    ask(api, [1, 2])
+
+    assert list(SubmissionFold.objects.filter(new=True).values_list("pk", flat=True)) == [3]
+    assert api.post("testpredictions/new/", {}).body == []
+    # Asked for again they come again.
+    assert ask(api, [1]).ids == [1]
+
+
+def test_a_fold_asked_for_while_it_runs_is_new_when_it_is_tested(api, folds):
+    ask(api, [3])
+    finish(result(3))
+    assert api.post("testpredictions/new/", {}).ids == [1, 3]
+
+
+@pytest.mark.parametrize("ids", [[], [404], [-1, 0, 2**31, 2**40, 2**63 - 1]])
+def test_it_gives_nothing_for_unknown_ids(api, folds, ids):
+    answer = ask(api, ids)
+    assert (answer.status, answer.body) == (200, [])
+
+
+def test_it_takes_many_ids(api, folds):
+    answer = ask(api, list(range(33_000)))
+    assert answer.status == 200
+    assert answer.ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"list_submission_fold": None},
+        {"list_submission_fold": 1},
+        {"list_submission_fold": "1,2"},
+        {"list_submission_fold": {"1": 1}},
+        {"raw_data_id": 1},
+    ],
+    ids=repr,
+)
+def test_it_rejects_a_body_without_a_list(api, folds, body):
+    answer = api.post("testpredictions/list/", body)
+    assert answer.status == 400
+    assert list(answer.body) == ["list_submission_fold"]
+    assert SubmissionFold.objects.filter(new=True).count() == 3
+
+
+@pytest.mark.parametrize("bad", ["x", None, 1.5, [1], {}, True, 2**64, 10**400])
+def test_it_rejects_what_is_no_id(api, folds, bad):
+    answer = ask(api, [1, bad])
+    assert answer.status == 400
+    [field] = answer.body
+    assert field.startswith("list_submission_fold")
+    assert SubmissionFold.objects.filter(new=True).count() == 3

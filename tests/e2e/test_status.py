@@ -1,0 +1,97 @@
+"""What is said of runners, folds and the server itself while they work, stop and die."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.e2e.live import APP, LOGIN, PASSWORD, Live, Organiser, until
+from tests.e2e.submissions import HONEST, SLOW
+
+
+def ask(live: Live, path: str) -> Any:
+    answer = requests.get(f"{live.url}{path}", auth=(LOGIN, PASSWORD), timeout=30)
+    assert answer.ok, answer.text
+    return answer.json()
+
+
+def runner(live: Live, name: str) -> dict[str, Any]:
+    """What is said of the runner whose name begins so; nothing before its first report."""
+    found = [one for one in ask(live, "/runapp/runners/") if one["name"].startswith(f"{name}@")]
+    return found[0] if found else {"state": "", "busy": []}
+
+
+def becomes(live: Live, name: str, state: str, seconds: float = 60) -> dict[str, Any]:
+    until(lambda: runner(live, name)["state"] == state, seconds, lambda: f"{state}: {runner(live, name)}")
+    return runner(live, name)
+
+
+@pytest.fixture
+def join(live: Live) -> Iterator[Callable[[str], "subprocess.Popen[bytes]"]]:
+    """join(name): another runner, for splits alone, so that no fold waits for it; ended with the test."""
+
+    def start(name: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "celery", "--quiet", "-A", "runner", "worker", "-Q", "celery", "-P", "threads"]
+        options = ["-c", "1", "-n", f"{name}@here", "--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
+        with live.log.open("ab") as log:
+            started.append(
+                subprocess.Popen([*command, *options], cwd=APP, env=live.environment, stdout=log, stderr=log)
+            )
+        return started[-1]
+
+    started: list[subprocess.Popen[bytes]] = []
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_runner_is_seen_at_work_stopped_and_silent(
+    live: Live, organiser: Organiser, iris: int, write: Any, join: Any
+) -> None:
+    dies, stops = join("dies"), join("stops")
+    for name in ("dies", "stops"):
+        seen = becomes(live, name, "up")
+        assert (seen["queues"], seen["slots"], seen["soft_time_limit"]) == (["celery"], 1, 7.0)
+    dies.kill()
+    stops.terminate()
+    becomes(live, "stops", "stopped")
+    assert ask(live, "/readyz") == dict.fromkeys(("database", "broker", "cache", "share"), "ok")
+
+    busy, slow = set[int](), SLOW.format(fit=5, predict=0)
+
+    def seen_busy() -> bool:
+        """Reports come every ten seconds: a fold of five may run between two."""
+        if all(organiser.look(fold_id)["state"] == "TESTED" for fold_id in busy):
+            busy.add(organiser.fold(iris, write(slow), range(50)))
+        return bool({slot["databoard_sf_id"] for slot in runner(live, "runner")["busy"]} & busy)
+
+    until(seen_busy, 60, lambda: f"a fold is seen: {ask(live, '/runapp/runners/')}")
+    becomes(live, "dies", "silent")
+    assert becomes(live, "runner", "up")["queues"] == ["celery", "H", "L"]
+    organiser.ended(*busy)
+
+
+def test_a_fold_says_what_it_waits_for(live: Live, organiser: Organiser, iris: int, write: Any) -> None:
+    """Two slots, and four folds."""
+    organiser.tested(organiser.fold(iris, write(HONEST), range(50)))
+    becomes(live, "runner", "up")
+    folds = [organiser.fold(iris, write(SLOW.format(fit=3, predict=0)), range(50)) for _ in range(4)]
+
+    def said(fold_id: int) -> dict[str, Any]:
+        answer: dict[str, Any] = ask(live, f"/runapp/submissionfold/{fold_id}/queue/")
+        return answer
+
+    until(lambda: said(folds[0])["state"].startswith("runs on runner@"), 30, lambda: str(said(folds[0])))
+    last = said(folds[3])
+    assert last["state"] == f"waiting: {({1: '1st', 2: '2nd', 3: '3rd'})[last['position']]} in queue L"
+    assert last["ahead"] == last["position"] - 1
+    assert last["estimate"] is not None
+    assert [one["state"] for one in last["runners"] if one["name"].startswith("runner@")] == ["up"]
+    scraped = requests.get(f"{live.url}/metrics", auth=(LOGIN, PASSWORD), timeout=30).text
+    assert f'datarun_runner_slots{{runner="{last["runners"][-1]["name"]}"}} 2.0' in scraped
+    organiser.ended(*folds)
+    assert said(folds[3])["state"] == "ended: TESTED"

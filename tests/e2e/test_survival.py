@@ -1,0 +1,88 @@
+"""A server that is stopped or killed in the middle of a fold: nothing sent is lost, nothing is left behind."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import on_services
+from tests.e2e.conftest import split_iris
+from tests.e2e.live import Live, Organiser, until
+from tests.e2e.submissions import HONEST, SLOW
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alone(live: Live):
+    """On the services the queues are shared, but not the folders: the runner of the other server must not take them."""
+    if on_services():
+        live.stop()
+    yield
+    if on_services():
+        live.start()
+
+
+@pytest.fixture
+def own(tmp_path: Path):
+    server = Live(tmp_path / "home", DATARUN_SLOTS="1").start()
+    yield server
+    server.stop()
+
+
+def _kill_server(server: Live) -> None:
+    server.stop(signal.SIGKILL)
+    server.start()
+
+
+def _stop_server(server: Live) -> None:
+    server.stop(signal.SIGTERM)
+    server.start()
+
+
+def _interrupt_server(server: Live) -> None:
+    server.stop(signal.SIGINT)
+    server.start()
+
+
+def _kill_one(name: str) -> Callable[[Live], None]:
+    def kill(server: Live) -> None:
+        [pid] = [pid for pid, command in server.children().items() if name in command and "celery" in command]
+        os.kill(pid, signal.SIGKILL)
+
+    return kill
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [_kill_server, _stop_server, _interrupt_server, _kill_one("runner@"), _kill_one("master@")],
+    ids=["server killed", "server terminated", "server interrupted", "runner killed", "master's worker killed"],
+)
+def test_a_fold_in_the_middle_is_finished_afterwards(own: Live, write, fault: Callable[[Live], None]) -> None:
+    organiser = Organiser(own)
+    iris = split_iris(organiser)
+    organiser.tested(organiser.fold(iris, write(HONEST), range(50)))  # the runner is up
+    running = organiser.fold(iris, write(SLOW.format(fit=1.5, predict=0)), range(50))
+    waiting = [organiser.fold(iris, write(HONEST), range(50)) for _ in range(3)]
+    until(lambda: organiser.look(running)["started_at"], 90, lambda: f"the fold has started: {own.evidence()}")
+    fault(own)
+    for record in organiser.ended(running, *waiting):
+        assert record["state"] == "TESTED", record["log_messages"]
+
+
+def test_a_second_server_on_the_same_home_is_refused(own: Live) -> None:
+    if on_services():
+        pytest.skip("the lock is the embedded default's")
+    second = Live(own.home)
+    with pytest.raises(AssertionError, match="another server uses"):
+        second.start()
+
+
+def test_the_user_is_made_and_its_password_shown_once(tmp_path: Path) -> None:
+    server = Live(tmp_path / "home", USER_LOGIN=f"fresh{os.getpid()}", USER_PSWD="")
+    server.environment.pop("USER_PSWD")
+    server._answers = lambda: "Ctrl-C stops it" in server.log.read_text()  # type: ignore[method-assign]
+    for _ in range(2):
+        server.start()
+        server.stop()
+    assert server.log.read_text().count("made now, shown only this once") == 1

@@ -1,0 +1,159 @@
+"""Standard and custom data sets, split and used, and what is wrong with them."""
+
+import dataclasses
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.model_selection import train_test_split
+
+from runner.jobs import FoldJob, Reason, SplitJob
+from test_files.kits import DIABETES, DIGITS, IRIS
+from tests.runner.folds import ALL, assert_failed, classifier, listing, write_specific
+from tests.runner.helpers import split_job
+
+
+@pytest.mark.parametrize("wrong", [30, -1, 2**62, -(2**63)])
+def test_a_row_that_the_train_set_has_not_is_an_error_of_the_data(wrong, run):
+    outcome = run(train_is=np.array([0, 1, wrong]))
+    assert_failed(outcome, Reason.DATA, "split", f"row {wrong}", "30 rows")
+    assert outcome.failure.log.startswith("ERROR(split data): ")
+
+
+def test_a_data_set_that_lacks_a_file_is_an_error_of_the_data(executor, make_submission, small_data, tmp_path):
+    data = dataclasses.replace(small_data, folder=tmp_path / "data")
+    shutil.copytree(small_data.folder, data.folder)
+    (data.folder / "test.csv").unlink()
+    outcome = executor.run_fold(FoldJob(data, make_submission(classifier=classifier()), ALL))
+    assert_failed(outcome, Reason.DATA, "split", "test.csv")
+
+
+def test_a_custom_data_set_decides_how_it_is_trained(executor, make_submission, tmp_path):
+    data = write_specific(tmp_path / "data", test_submission="return model.predict_proba(X[test_indices]) + 7")
+    outcome = executor.run_fold(FoldJob(data, make_submission(classifier=classifier()), ALL))
+    assert outcome.failure is None
+    assert outcome.full_train_predictions.tolist() == [[7.5, 7.5]] * 30
+    assert outcome.test_predictions.tolist() == [[7.5, 7.5]] * 10
+
+
+@pytest.mark.parametrize(
+    ("code", "stage", "reason"),
+    [
+        ({"top": "1 / 0"}, "split", Reason.DATA),
+        ({"get_train_data": "1 / 0"}, "split", Reason.DATA),
+        ({"get_train_data": "exit(3)"}, "split", Reason.DATA),
+        ({"train_submission": "1 / 0"}, "train", Reason.USER_CODE),
+        ({"test_submission": "1 / 0"}, "validation", Reason.USER_CODE),
+        ({"test_submission": "if len(X) == 10: 1 / 0"}, "test", Reason.USER_CODE),
+    ],
+)
+def test_a_mistake_of_the_organiser_shows_specific_py(code, stage, reason, executor, make_submission, tmp_path):
+    data = write_specific(tmp_path / "data", **code)
+    outcome = executor.run_fold(FoldJob(data, make_submission(classifier=classifier()), ALL))
+    assert_failed(outcome, reason, stage, 'File "specific.py", line ')
+
+
+def test_a_mistake_of_a_submission_shows_both_sides(executor, make_submission, tmp_path):
+    data = write_specific(tmp_path / "data")
+    outcome = executor.run_fold(FoldJob(data, make_submission(classifier=classifier(fit="1 / 0")), ALL))
+    assert_failed(outcome, Reason.USER_CODE, "train", 'File "specific.py"', 'File "classifier.py"', "ZeroDivisionError")
+
+
+def test_a_row_that_a_custom_train_set_has_not_is_an_error_of_the_data(executor, make_submission, tmp_path):
+    job = FoldJob(write_specific(tmp_path / "data"), make_submission(classifier=classifier()), np.array([30]))
+    assert_failed(executor.run_fold(job), Reason.DATA, "split", "row 30", "30 rows")
+
+
+@pytest.mark.parametrize("kit", [IRIS, DIABETES], ids=lambda kit: kit.name)
+def test_a_standard_split_is_the_one_by_hand(kit, executor, tmp_path):
+    job = split_job(kit, tmp_path)
+    before = listing(job.source)
+    outcome = executor.run_split(job)
+    by_hand = train_test_split(
+        pd.read_csv(kit.data_files[0]), test_size=kit.held_out_test, random_state=kit.random_state
+    )
+    assert outcome.failure is None
+    assert outcome.rows == tuple(map(len, by_hand))
+    for name, frame in zip(("train", "test"), by_hand, strict=True):
+        assert (job.target / f"{name}.csv").read_text() == frame.to_csv(index=False)
+    assert (job.target / f"{kit.name}.csv").read_bytes() == kit.data_files[0].read_bytes()
+    assert listing(job.source) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "split"]
+
+
+def test_a_custom_split_is_prepare_datas(executor, tmp_path):
+    job = split_job(DIGITS, tmp_path)
+    before = listing(job.source)
+    outcome = executor.run_split(job)
+    assert outcome.failure is None
+    assert outcome.rows == tuple(map(len, DIGITS.truth()))
+    assert {path.name for path in job.target.iterdir()} == {
+        *(path.name for path in DIGITS.data_files),
+        "digits_train.csv",
+        "digits_test.csv",
+    }
+    assert listing(job.source) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "split"]
+
+
+def test_the_same_split_may_be_asked_for_twice(executor, tmp_path):
+    job = split_job(IRIS, tmp_path)
+    first = executor.run_split(job)
+    before = listing(job.target)
+    with ThreadPoolExecutor(2) as pool:
+        again = list(pool.map(executor.run_split, [job, job]))
+    assert [(outcome.failure, outcome.rows) for outcome in again] == 2 * [(None, first.rows)]
+    assert listing(job.target) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "split"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"target_column": "kind"}, "no target column 'kind' among the columns"),
+        ({"held_out_test": 1.0}, "iris.csv with 150 rows can't be split"),
+        ({"name": "other"}, "other.csv"),
+    ],
+)
+def test_a_standard_split_that_fails_says_why_and_leaves_nothing(change, says, executor, tmp_path):
+    job = dataclasses.replace(split_job(IRIS, tmp_path), **change)
+    outcome = executor.run_split(job)
+    assert_failed(outcome, Reason.DATA, "split", says)
+    assert outcome.rows is None
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ({"prepare_data": "raise KeyError('no such column')"}, "raise KeyError('no such column')"),
+        ({"prepare_data": "open(raw_data_path + '/half', 'w').write('x'); exit(1)"}, "SystemExit"),
+        ({"get_train_data": "1 / 0"}, "ZeroDivisionError"),
+        ({"top": "x = ("}, "SyntaxError"),
+    ],
+)
+def test_a_custom_split_that_fails_shows_specific_py_and_leaves_nothing(code, shown, executor, tmp_path):
+    source = write_specific(tmp_path / "raw", **code).folder
+    outcome = executor.run_split(SplitJob(source, tmp_path / "split", "name", "", custom=True))
+    assert_failed(outcome, Reason.DATA, "split", 'File "specific.py", line ', shown)
+    assert outcome.failure.log.startswith("ERROR(split data): ")
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "says"),
+    [
+        ("import time; time.sleep(600)", Reason.TIME_LIMIT, "Soft Time Limit Exceeded"),
+        ("sum(range(10**15))", Reason.TIME_LIMIT, "Hard Time Limit Exceeded"),
+        ("import os; os._exit(3)", None, "exit code 3"),
+    ],
+)
+def test_a_custom_split_that_does_not_end_leaves_nothing(code, reason, says, hasty_executor, tmp_path):
+    source = write_specific(tmp_path / "raw", prepare_data=code).folder
+    outcome = hasty_executor.run_split(SplitJob(source, tmp_path / "split", "name", "", custom=True))
+    assert outcome.failure.stage == "split"
+    assert says in outcome.failure.message
+    assert reason is None or outcome.failure.reason == reason
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]

@@ -1,0 +1,237 @@
+"""The four workflow elements in one process: the order of the steps, bit for bit, and what counts as predictions."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from runner import datasets, workflow
+from runner.elements import parse_elements
+from test_files.kits import DIABETES, IRIS
+from tests import reference
+
+FRAME_EXTRACTOR = """
+class FeatureExtractor:
+    def fit(self, X, y):
+        self.mean = X.mean() + y.mean()
+
+    def transform(self, X):
+        return (X - self.mean).to_numpy()
+"""
+
+STOCHASTIC_REGRESSOR = """
+from sklearn.ensemble import RandomForestRegressor
+
+
+class Regressor(RandomForestRegressor):
+    def __init__(self):
+        super().__init__(n_estimators=5, random_state=3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        ("classifier", ("classifier",)),
+        ("regressor", ("regressor",)),
+        (" feature_extractor , regressor ", ("feature_extractor", "regressor")),
+        ("classifier,calibrator", ("classifier", "calibrator")),
+        ("feature_extractor,classifier,calibrator", ("feature_extractor", "classifier", "calibrator")),
+    ],
+)
+def test_elements_are_read(text, elements):
+    assert parse_elements(text) == elements
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "unknown workflow element ''"),
+        ("classifier,", "unknown workflow element ''"),
+        ("Classifier", "unknown workflow element 'Classifier'"),
+        ("classifier calibrator", "unknown workflow element 'classifier calibrator'"),
+        ("classifier,classifier", "may stand once"),
+        ("feature_extractor", "either a classifier or a regressor"),
+        ("classifier,regressor", "either a classifier or a regressor"),
+        ("calibrator", "either a classifier or a regressor"),
+        ("calibrator,regressor", "a calibrator needs a classifier"),
+        ("regressor,feature_extractor", "in this order: feature_extractor, classifier, calibrator, regressor"),
+        ("calibrator,classifier", "in this order"),
+    ],
+)
+def test_elements_that_can_not_be_run_are_refused(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse_elements(text)
+
+
+def _shape(kit, elements, submission, **replaced):
+    name = f"{kit.name}-{submission}-{elements}"
+    return pytest.param(dataclasses.replace(kit, workflow_elements=elements), submission, replaced, id=name)
+
+
+@pytest.mark.parametrize(
+    ("kit", "submission", "replaced"),
+    [
+        _shape(IRIS, "classifier", "forest"),
+        _shape(IRIS, "feature_extractor,classifier", "forest"),
+        _shape(IRIS, "classifier,calibrator", "logistic"),
+        _shape(IRIS, "feature_extractor,classifier,calibrator", "logistic"),
+        _shape(IRIS, "feature_extractor,classifier,calibrator", "forest"),
+        _shape(DIABETES, "regressor", "boosting"),
+        _shape(DIABETES, "feature_extractor,regressor", "ridge", feature_extractor=FRAME_EXTRACTOR),
+        _shape(
+            DIABETES,
+            "feature_extractor,regressor",
+            "ridge",
+            feature_extractor=FRAME_EXTRACTOR,
+            regressor=STOCHASTIC_REGRESSOR,
+        ),
+    ],
+)
+def test_each_workflow_predicts_as_by_hand(kit, submission, replaced, make_submission, tmp_path, monkeypatch):
+    files = {path.stem: path.read_text() for path in kit.submission_files(submission)}
+    folder = make_submission(**files | replaced)
+    datasets.split_standard(kit.data_files[0], tmp_path, kit.target_column, kit.held_out_test, kit.random_state)
+    X, y = datasets.read_standard(tmp_path / "train.csv", kit.target_column)
+    X_test, _ = datasets.read_standard(tmp_path / "test.csv", kit.target_column)
+    train_is = np.random.default_rng(1).permutation(len(X))[:80]
+    monkeypatch.syspath_prepend(str(folder.parent))
+
+    elements = parse_elements(kit.workflow_elements)
+    model = workflow.train(elements, folder.name, X.iloc[train_is], y[train_is])
+    got = [workflow.as_predictions(workflow.predict(model, frame), len(frame)) for frame in (X, X_test)]
+
+    for mine, expected in zip(got, reference.predict(kit, folder, train_is), strict=True):
+        assert mine.dtype == np.float64
+        assert mine.reshape(len(mine), -1).shape == expected.shape
+        assert mine.tobytes() == expected.tobytes()
+
+
+TRAPS = {
+    "a length of 0": "def __len__(self): return 0",
+    "no truth value": "def __bool__(self): raise ValueError('ambiguous')",
+    "equal to all": "def __eq__(self, other): return True",
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS.values(), ids=TRAPS)
+def test_an_element_need_not_be_true(trap, make_submission, monkeypatch):
+    """A scikit-learn ensemble has the length of its list of estimators; an unfitted pipeline none."""
+    folder = make_submission(
+        feature_extractor=f"""
+import numpy as np
+class FeatureExtractor:
+    {trap}
+    def fit(self, X, y): pass
+    def transform(self, X): return 10 * np.array(X)
+""",
+        classifier=f"""
+class Classifier:
+    {trap}
+    def fit(self, X, y): pass
+    def predict_proba(self, X): return X + 1
+""",
+        calibrator=f"""
+class Calibrator:
+    {trap}
+    def fit(self, probabilities, y): pass
+    def predict_proba(self, probabilities): return probabilities + 5
+""",
+        regressor=f"""
+class Regressor:
+    {trap}
+    def fit(self, X, y): pass
+    def predict(self, X): return X[:, 0]
+""",
+    )
+    monkeypatch.syspath_prepend(str(folder.parent))
+    X, y = pd.DataFrame({"a": np.arange(20.0)}), np.arange(20) % 2
+
+    model = workflow.train(("feature_extractor", "classifier", "calibrator"), folder.name, X, y)
+    assert workflow.predict(model, X)[:, 0].tolist() == [10 * a + 6 for a in range(20)]
+    model = workflow.train(("feature_extractor", "regressor"), folder.name, X, y)
+    assert workflow.predict(model, X).tolist() == [10 * a for a in range(20)]
+    assert {name for name in sys.modules if name.startswith(f"{folder.name}.")} == {
+        f"{folder.name}.{name}" for name in ("feature_extractor", "classifier", "calibrator", "regressor")
+    }
+
+
+def test_only_the_elements_of_the_workflow_are_imported(make_submission, monkeypatch):
+    folder = make_submission(
+        regressor="class Regressor:\n def fit(self, X, y): pass\n def predict(self, X): return X[:, 0]",
+        classifier="raise RuntimeError('not asked for')",
+    )
+    monkeypatch.syspath_prepend(str(folder.parent))
+    X = pd.DataFrame({"a": [1.0, 2.0]})
+    model = workflow.train(("regressor",), folder.name, X, np.array([0, 1]))
+    assert workflow.predict(model, X).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        np.arange(6.0).reshape(3, 2),
+        np.asfortranarray(np.arange(6.0).reshape(3, 2)),
+        np.arange(12.0).reshape(3, 4)[:, ::2],
+        np.arange(6, dtype=np.float32).reshape(3, 2),
+        np.arange(6, dtype=">f8").reshape(3, 2),
+        np.arange(6).reshape(3, 2).astype(object),
+        [[0, 1], [2, 3], [4, 5]],
+        pd.DataFrame({"no": [0, 2, 4], "yes": [1, 3, 5]}),
+    ],
+    ids=["float64", "Fortran order", "a view", "float32", "big-endian", "objects", "a list", "a frame"],
+)
+def test_predictions_become_float64_in_c_order(raw):
+    predictions = workflow.as_predictions(raw, 3)
+    assert predictions.dtype == np.dtype("<f8")
+    assert predictions.flags.c_contiguous
+    assert predictions.shape == np.shape(raw)
+    assert np.array_equal(predictions, np.asarray(raw, dtype=float))
+
+
+def test_one_output_may_be_flat():
+    assert workflow.as_predictions(pd.Series([1, 2, 3]), 3).tolist() == [1.0, 2.0, 3.0]
+    assert workflow.as_predictions([[1], [2], [3]], 3).shape == (3, 1)
+
+
+def test_not_a_number_is_a_prediction():
+    assert np.isnan(workflow.as_predictions([0.5, float("nan"), None], 3)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("raw", "rows"),
+    [
+        (np.zeros((4, 2)), 4),
+        (np.zeros((2, 3)), 2),
+        (np.zeros((0, 3)), 0),
+        ([], 0),
+        (0.5, 0),
+        (np.float64(0.5), 0),
+        (None, 0),
+        (np.zeros((1, 3)), 1),
+    ],
+)
+def test_a_wrong_number_of_rows_says_both_numbers(raw, rows):
+    with pytest.raises(workflow.PredictionError, match=rf"\b3 rows .* {rows} rows"):
+        workflow.as_predictions(raw, 3)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        ["a", "b", "c"],
+        "abc",
+        [[1], [2, 3], [4]],
+        {"a": 1},
+        object(),
+        [object()] * 3,
+        np.array([1j, 2j, 3j]),
+        [1j, 2, 3],
+        len,
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(raw):
+    with pytest.raises(workflow.PredictionError, match="not an array of numbers"):
+        workflow.as_predictions(raw, 3)

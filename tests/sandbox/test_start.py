@@ -1,0 +1,135 @@
+"""Starting and refusing to."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from runner.jobs import SOFT_LIMIT_TEXT, DataSet, Reason, SplitJob
+from runner.sandbox import cgroups, launch, seccomp, selftest, start
+from runner.sandbox.executor import Executor
+from runner.sandbox.plain import NOTE
+from tests.e2e.live import until
+from tests.sandbox.conftest import HONEST, LIMITS, Bench
+
+
+def test_it_rejects_a_host_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "defpath", "/nowhere")
+    with pytest.raises(
+        selftest.Refusal, match="namespaces.*bwrap is not installed.*apt install bubblewrap.*DATARUN_SANDBOX=off"
+    ):
+        start.executor(LIMITS, 1)
+
+
+def test_it_rejects_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(selftest.Refusal, match="run datarun on Linux.*DATARUN_SANDBOX=off"):
+        start.executor(LIMITS, 1)
+
+
+def test_it_rejects_a_host_without_libseccomp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyseccomp", None)
+    with pytest.raises(selftest.Refusal, match="seccomp.*apt install libseccomp2; pip install pyseccomp"):
+        start.executor(LIMITS, 1)
+
+
+def test_it_rejects_a_kernel_without_user_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on a host that forbids them: bubblewrap says what the kernel said."""
+    real = launch.command
+    monkeypatch.setattr(
+        launch,
+        "command",
+        lambda *a: ["bwrap", "--ro-bind", "/", "/", "--unshare-user", "--uid", "0", "--", *real(*a)[:1], "--no-such"],
+    )
+    with pytest.raises(selftest.Refusal, match="bubblewrap did not start Python"):
+        Executor(LIMITS, 1)
+
+
+def test_a_zygote_that_is_killed_while_it_starts_is_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "command", lambda *a: ["sh", "-c", "kill -KILL $$"])
+    with pytest.raises(launch.Interrupted, match="killed while it started"):
+        Executor(LIMITS, 1)
+
+
+def test_it_rejects_a_filter_that_lets_everything_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        seccomp, "compile_filter", lambda: bytes([6, 0, 0, 0, 0, 0, 255, 127])
+    )  # return SECCOMP_RET_ALLOW
+    with pytest.raises(selftest.Refusal, match="seccomp"):
+        Executor(LIMITS, 1)
+
+
+def test_it_rejects_a_setting_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATARUN_SANDBOX", "0")
+    with pytest.raises(ValueError, match="use on or off"):
+        start.executor(LIMITS, 1)
+
+
+def test_sampling_where_no_cgroup_is_ours(monkeypatch: pytest.MonkeyPatch, standard: DataSet, tmp_path: Path) -> None:
+    monkeypatch.setattr(cgroups, "best", cgroups.Sampling)
+    executor = Executor(LIMITS, 1)
+    try:
+        bench = Bench(executor, standard, tmp_path)
+        bench.check_honest()
+        outcome = bench.run(HONEST)
+        assert outcome.notes == [cgroups.Sampling.note]
+        assert 500 < outcome.measures["train_memory"] < 100_000 and outcome.measures["train_cpu_time"] > 0
+        outcome = bench.fit("import numpy, time\nb = numpy.ones(15 << 20)\nprint(b.nbytes)")
+        assert 120_000 < outcome.measures["train_memory"] < 160_000
+        outcome = bench.fit(
+            "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        b = bytearray(b'x' * (100 << 20)); time.sleep(60)\ntime.sleep(60)"
+        )
+        assert outcome.failure.reason is Reason.MEMORY_LIMIT
+    finally:
+        executor.close()
+
+
+def test_off_is_said_and_shown(
+    monkeypatch: pytest.MonkeyPatch, standard: DataSet, custom: DataSet, tmp_path: Path, caplog
+) -> None:
+    monkeypatch.setenv("DATARUN_SANDBOX", "off")
+    with caplog.at_level(logging.WARNING):
+        executor = start.executor(LIMITS, 1)
+    assert "WITHOUT isolation" in caplog.text
+    for data in (standard, custom):
+        bench = Bench(executor, data, tmp_path / data.folder.name)
+        bench.folder.mkdir()
+        bench.check_honest()
+        assert NOTE in bench.run(HONEST).notes
+    outcome = bench.fit("print('so far')\nimport time\ntime.sleep(60)")
+    assert outcome.failure.reason is Reason.TIME_LIMIT and SOFT_LIMIT_TEXT in outcome.failure.message
+    assert outcome.output == "so far\n"
+    assert 'File "classifier.py", line 5, in fit' in bench.fit("raise ValueError").failure.message
+    assert bench.fit("import os\nos._exit(3)").failure.reason is Reason.KILLED_ITSELF
+    assert bench.fit("import numpy\nnumpy.ones(1 << 32)").failure.reason is Reason.MEMORY_LIMIT
+
+
+def test_off_no_fold_outlives_a_supervisor_that_is_killed(
+    monkeypatch: pytest.MonkeyPatch, standard: DataSet, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATARUN_SANDBOX", "off")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    bench, note = Bench(start.executor(LIMITS, 1), standard, tmp_path), tmp_path / "note"
+    if not (supervisor := os.fork()):
+        try:
+            bench.fit(f"import os, time\nopen({str(note)!r}, 'w').write(f'{{os.getpid()}}.')\ntime.sleep(60)")
+        finally:
+            os._exit(0)
+    until(lambda: note.exists() and note.read_text().endswith("."), 60, "the fold runs")
+    os.kill(supervisor, signal.SIGKILL)
+    os.waitpid(supervisor, 0)
+    until(lambda: not Path("/proc", note.read_text().strip(".")).exists(), 10, "the fold is gone")
+
+
+def test_off_splits(monkeypatch: pytest.MonkeyPatch, standard: DataSet, folder: Path, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATARUN_SANDBOX", "off")
+    executor = start.executor(LIMITS, 1)
+    outcome = executor.run_split(SplitJob(folder / "raw", tmp_path / "v", "flowers", "species", False, 0.3, 42))
+    assert outcome.rows == (105, 45)
+    assert (tmp_path / "v/train.csv").read_text() == (standard.folder / "train.csv").read_text()
+    outcome = executor.run_split(SplitJob(folder / "raw", tmp_path / "w", "flowers", "none", False, 0.3, 42))
+    assert outcome.failure.reason is Reason.DATA and not (tmp_path / "w").exists()

@@ -1,0 +1,96 @@
+"""What is read or imported once, and that it is dropped again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from runner.jobs import DataSet, SplitJob
+from runner.sandbox.data import DataSets, Held
+from runner.sandbox.executor import Executor
+from tests.sandbox.conftest import LIMITS, SLOWNESS, Bench, wait_for
+
+
+def test_the_packages_that_a_submission_imports_are_imported_once(bench: Bench) -> None:
+    body = "import sys\nprint('pygments' in sys.modules)\n"
+    assert bench.fit(body).output == "False\n"
+    assert bench.fit(body + "import pygments").output == "True\n"
+    assert bench.fit(body).output == "False\n"  # not in the memory of those that do not ask for it
+
+
+def test_only_installed_packages_are_imported_by_the_zygote(bench: Bench) -> None:
+    words = b"import os, sys\n  from pygments.token import X\nimport runner\nimport django\nimport nothing\nfrom . import helper\n"
+    assert bench.executor._packages(words) <= {"pygments", "django"}
+
+
+def test_a_slow_specific_is_paid_once(executor: Executor, folder: Path, custom: DataSet, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "specific.py").write_text(
+        f"import time\ntime.sleep({1.5 * SLOWNESS})\n" + (folder / "raw-custom/specific.py").read_text()
+    )
+    (raw / "flowers.csv").write_bytes((folder / "raw-custom/flowers.csv").read_bytes())
+    assert executor.run_split(SplitJob(raw, tmp_path / "v", "slow", "species", True)).failure is None
+    bench = Bench(executor, DataSet(tmp_path / "v", "species", ("classifier",), True), tmp_path)
+    bench.check_honest()
+    start = time.monotonic()
+    for _ in range(3):
+        assert bench.run("class Classifier: pass").failure is not None
+    assert time.monotonic() - start < 1.5 * SLOWNESS
+
+
+def test_the_least_recently_used_data_set_goes() -> None:
+    data, read = DataSets(most=250), []
+
+    def get(name: str) -> None:
+        def make() -> Held:
+            read.append(name)
+            return Held(os.dup(0), np.zeros(1), (1, 1), size=100)
+
+        data.get(Path(name), make)
+
+    for name in ("a", "b", "a", "c", "a", "b"):
+        get(name)
+    assert read == ["a", "b", "c", "b"]
+    assert data.folders() == {Path("a"), Path("b")}
+
+
+def test_folds_are_right_when_no_data_set_can_be_kept(standard: DataSet, folder: Path, tmp_path: Path) -> None:
+    executor = Executor(LIMITS, slots=1, cache=0)
+    try:
+        other = DataSet(tmp_path / "v", "species", ("classifier",), False)
+        assert (
+            executor.run_split(SplitJob(folder / "raw", other.folder, "flowers", "species", False, 0.4, 1)).failure
+            is None
+        )
+        for number, data in enumerate((standard, other, standard, other)):
+            place = tmp_path / str(number)
+            place.mkdir()
+            Bench(executor, data, place).check_honest()
+    finally:
+        executor.close()
+
+
+def test_zygotes_end_with_a_supervisor_that_is_killed() -> None:
+    code = "import sys, time\nfrom runner.jobs import Limits\nfrom runner.sandbox.executor import Executor\n"
+    code += "e = Executor(Limits(), 1)\nprint(e._slots[0]._processes[None].popen.pid, flush=True)\ntime.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    zygote = int(process.stdout.readline())
+    family = [zygote, *(int(pid) for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split())]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+    def alive() -> list[int]:
+        return [
+            pid
+            for pid in family
+            if Path(f"/proc/{pid}").exists() and "Z (zomb" not in Path(f"/proc/{pid}/status").read_text()
+        ]
+
+    wait_for(lambda: not alive(), lambda: f"still there: {alive()}")
