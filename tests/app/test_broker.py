@@ -120,6 +120,23 @@ def test_a_web_server_that_is_killed_midway_has_noted_most_of_what_it_sent(api, 
     assert len(queues.folds()) == 249 + 50
 
 
+def test_what_a_runner_starts_before_the_broker_has_confirmed_it_was_queued_before(api, raw, queues, monkeypatch):
+    publish_one, started = queueing._send, []
+
+    def seen_at_once(*message):
+        started.append(timezone.now())
+        return publish_one(*message)
+
+    monkeypatch.setattr(queueing, "_send", seen_at_once)
+    api.post("rawdata/split/", {"raw_data_id": raw.pk, "held_out_test": 0.25})
+    assert finish_split(raw)
+    api.new_fold(raw)
+
+    raw.refresh_from_db()
+    assert raw.split_queued_at <= started[0]
+    assert SubmissionFold.objects.get().queued_at <= started[1]
+
+
 def test_a_split_is_accepted_while_the_broker_is_down(api, raw, queues, broker_down):
     back = broker_down()
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from amqp.exceptions import NotFound, PreconditionFailed
@@ -45,10 +46,11 @@ def publish_split(raw_data_id: int) -> bool:
         **raw_data.split_request,
     }
     name = "custom_prepare_data" if raw_data.custom else "prepare_data"
+    begun = timezone.now()
     if not _send(name, message, raw_data.split_task_id, "celery"):
         return False
     awaited = RawData.objects.filter(pk=raw_data.pk, split_task_id=raw_data.split_task_id)
-    awaited.update(split_queued_at=timezone.now())
+    awaited.update(split_queued_at=begun)
     return True
 
 
@@ -63,7 +65,7 @@ def publish_ready(folds: list[SubmissionFold]) -> None:
 
 def publish(folds: Iterable[SubmissionFold]) -> int:
     """Send folds to their queues; returns how many. What a broker that is away leaves over, `mend` publishes."""
-    count, sent = 0, dict[int, str]()
+    count, sent, begun = 0, dict[int, str](), timezone.now()
     for fold in folds:
         submission = fold.databoard_s
         assert submission is not None and submission.raw_data is not None and submission.files_path
@@ -84,15 +86,18 @@ def publish(folds: Iterable[SubmissionFold]) -> int:
             break
         sent[fold.pk] = fold.task_id
         if len(sent) == 100:  # soon: what is not noted as queued is sent again
-            count += _note_queued(sent)
-            sent = {}
-    return count + _note_queued(sent)
+            count += _note_queued(sent, begun)
+            sent, begun = {}, timezone.now()
+    return count + _note_queued(sent, begun)
 
 
-def _note_queued(sent: dict[int, str]) -> int:
-    """sent: the task of each fold by its id. Returns how many there were."""
+def _note_queued(sent: dict[int, str], begun: datetime) -> int:
+    """Note the folds of the tasks by their ids; returns how many there were.
+
+    begun: before the first was sent, as a runner may start a fold before the broker has confirmed its message.
+    """
     folds = SubmissionFold.objects.filter(pk__in=sent, task_id__in=sent.values())
-    folds.update(queued_at=timezone.now())
+    folds.update(queued_at=begun)
     return len(sent)
 
 
