@@ -16,7 +16,7 @@ from testinfra.backend.paramiko import ParamikoBackend
 from testinfra.host import Host
 
 from tests.ansible.helpers import ENVIRONMENT, ROOT
-from tools import status
+from tools import hosts as machines
 
 INVENTORY = os.environ.get("DATARUN_INVENTORY", "inventories/molecule")
 
@@ -88,22 +88,22 @@ CLUSTER = [name for name in HOSTS if name in {MASTER, *RUNNERS}]
 class Backend(ParamikoBackend):
     """testinfra's own takes any host key, and does not know when a host hangs."""
 
-    def __init__(self, machine: status.Host) -> None:
+    def __init__(self, machine: machines.Host) -> None:
         super().__init__(machine.address, sudo=True)
         self.machine = machine
 
     @functools.cached_property
     def client(self) -> paramiko.SSHClient:
         client, variables = paramiko.SSHClient(), self.machine.variables
-        client.load_system_host_keys(status.known_hosts(self.machine))
+        client.load_system_host_keys(machines.known_hosts(self.machine))
         client.connect(
             self.machine.address,
             int(variables.get("ansible_port", 22)),
             username=variables.get("ansible_user"),
             key_filename=variables.get("ansible_ssh_private_key_file"),
-            timeout=status.TIMEOUT,
-            banner_timeout=status.TIMEOUT,
-            auth_timeout=status.TIMEOUT,
+            timeout=machines.TIMEOUT,
+            banner_timeout=machines.TIMEOUT,
+            auth_timeout=machines.TIMEOUT,
         )
         return client
 
@@ -115,7 +115,7 @@ class Backend(ParamikoBackend):
         try:
             out, err = pipe_out.read().decode(errors="replace"), pipe_err.read().decode(errors="replace")
         except TimeoutError:
-            _, running, _ = self.client.exec_command(RUNNING, timeout=status.TIMEOUT)
+            _, running, _ = self.client.exec_command(RUNNING, timeout=machines.TIMEOUT)
             # The command's own are the newest of those that are as old as it.
             old = [line for line in running.read().decode().splitlines() if int(line.split()[0]) > SECONDS - 3]
             told = "; ".join(" ".join(line.split()) for line in old[:8])
@@ -126,7 +126,7 @@ class Backend(ParamikoBackend):
 @functools.cache
 def host(name: str) -> Host:
     """testinfra's view of a host: files, sockets, services."""
-    machine = status.Host(name, VARIABLES[name])
+    machine = machines.Host(name, VARIABLES[name])
     return testinfra.get_host("local://", sudo=os.geteuid() != 0) if machine.local else Host(Backend(machine))
 
 
