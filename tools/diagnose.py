@@ -45,7 +45,7 @@ BYTES = 1_000_000
 LINE = 2000
 """Letters of a line, its begin."""
 
-LOGGED = "journalctl --quiet --no-pager --output short-iso --lines 5000"
+LOGGED = "journalctl --quiet --no-pager --output with-unit --lines 5000"
 
 EVERYWHERE = {
     "system": "date --iso-8601=ns; timedatectl; uptime; nproc; free --mebi; uname -srvm; cat /etc/os-release",
@@ -88,7 +88,7 @@ EVERYWHERE = {
 
 ON_MASTER = {
     "queues": """
-        list() { rabbitmqctl --timeout 15 "$@"; }
+        list() { rabbitmqctl --timeout 15 "$@" </dev/null; }
         list --quiet --no-table-headers list_vhosts name | while read -r vhost; do
             echo "==> $vhost"
             list -p "$vhost" list_queues name type messages_ready messages_unacknowledged consumers state
@@ -140,7 +140,8 @@ def collect(host: Host, commands: dict[str, str]) -> Answer:
         out, err = run(AS_ROOT, script(commands, boundary), HOST_SECONDS)
         answer.files = parse(out, boundary)
         if missing := commands.keys() - answer.files:
-            answer.problem = f"without {', '.join(sorted(missing))}: {err.strip() or 'no whole answer'}"
+            what = f"without {', '.join(sorted(missing))}" if answer.files else "GAVE NOTHING"
+            answer.problem = f"{what}: {err.strip() or 'no whole answer'}"
 
     try:
         with_connection(host, ask)
@@ -150,7 +151,7 @@ def collect(host: Host, commands: dict[str, str]) -> Answer:
 
 
 def script(commands: dict[str, str], boundary: str) -> str:
-    lines = ["export LC_ALL=C.UTF-8"]
+    lines = ["export LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1"]
     for name, command in commands.items():
         bounded = f"timeout --kill-after 1 {SECONDS} sh -c {shlex.quote(command)} </dev/null 2>&1 | tail -c {BYTES}"
         lines += [f"printf '{boundary} {name}\\n'", bounded, f"printf '{boundary}\\n'"]
@@ -277,7 +278,7 @@ def main() -> int:
     if archive:
         pack(archive, files)
     sizes = sum(map(len, files.values()))
-    print(files["summary.txt"] + f"{archive or 'not packed'}: {len(files)} files, {sizes / 2**20:.1f} MiB")
+    print(f"{files['summary.txt']}{archive or 'not packed'}: {len(files)} files, {sizes / 2**20:.1f} MiB")
     return 0
 
 
