@@ -1,4 +1,4 @@
-"""teardown.yml touches nothing before it was told the cluster's name. The hosts can't be reached: that is the next thing."""
+"""teardown.yml touches nothing before it was told the cluster's name; what comes next fails, as no host is reached."""
 
 import pytest
 
