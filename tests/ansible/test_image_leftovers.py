@@ -68,7 +68,7 @@ class Machine:
 
     def left(self, *arguments: str) -> list[str]:
         done = subprocess.run(
-            ["bwrap", "--bind", self.root, "/", "--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]
+            ["bwrap", "--bind", str(self.root), "/", "--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]
             + ["--setenv", "PATH", "/fake:/usr/bin", "/usr/bin/python3", "-c", SCRIPT, *arguments],
             input=json.dumps(ASKED), stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
