@@ -97,7 +97,7 @@ def private_keys() -> list[str]:
 def search(folders: list[str], how: list[str], *inherited: int) -> list[str]:
     """The files of these folders' own file systems in which grep finds what it is told to look for."""
     find = subprocess.Popen(
-        ["find", *folders, "-xdev", "(", "-path", "/proc", "-o", "-path", "/sys", ")", "-prune"]
+        ["find", *folders, "-ignore_readdir_race", "-xdev", "(", "-path", "/proc", "-o", "-path", "/sys", ")", "-prune"]
         + ["-o", "-type", "f", "-size", "+0", "-print0"],
         stdout=subprocess.PIPE,
     )
