@@ -291,3 +291,24 @@ def test_a_repository_may_be_anywhere(repository, cluster):
     cluster.variables["backup_repository"] = repository
     done = cluster.validate(validate_distributions=here())
     assert done.returncode == 0, done.stdout
+
+
+def test_a_host_that_is_no_image_is_told_what_it_lacks(cluster):
+    """This machine: nothing of datarun is in the folders that are asked for."""
+    cluster.variables |= {
+        "common_packages": ["no-such-package=1.0"],
+        "master_venv": "/nowhere/m",
+        "runner_venv": "/nowhere",
+    }
+    cluster.runners["r2"]["from_image"] = True
+    found = cluster.rejected(validate_distributions=here())
+    assert "r2 was made from no image (it has no /etc/datarun/image.json): it lacks Debian packages: " in found
+    assert "no-such-package" in found and "no-such-package=" not in found
+    assert "and datarun as it is in this checkout, in /nowhere. site.yml without from_image, with --limit r2," in found
+    assert "r1 was made from" not in found
+    assert "boss was made from" not in found
+
+
+def test_it_rejects_a_from_image_that_is_no_boolean(cluster):
+    cluster.runners["r2"]["from_image"] = "perhaps"
+    assert "from_image is 'perhaps': it must be true or false" in cluster.rejected()
