@@ -1,8 +1,9 @@
 """The messages between master and runners as the last release sent them (messages.json): kind -> message.
 
-A cluster that is being upgraded has the versions of two releases. So each of these is understood by the current code,
-also with fields that it does not know, and what the current code sends has all of their fields at least. A release records
-its own, once it is tagged: `DATARUN_RECORD=1 .venv/bin/python -m pytest tests/app/test_versions.py tests/runner/test_versions.py`.
+A cluster that is being upgraded has two releases. So each of these is understood by the current code, also with fields
+that it does not know, and what the current code sends has all of their fields. After a release its own are recorded:
+
+    DATARUN_RECORD=1 .venv/bin/python -m pytest tests/app/test_versions.py tests/runner/test_versions.py
 """
 
 import json

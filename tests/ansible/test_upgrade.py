@@ -37,7 +37,9 @@ def test_it_rejects_what_is_no_version(refused, version):
 
 def test_it_rejects_a_version_without_datarun(refused):
     git = ["git", "-C", ROOT, "-c", "user.name=tests", "-c", "user.email=tests@example.org"]
-    empty = subprocess.run([*git, "hash-object", "-t", "tree", "/dev/null"], stdout=subprocess.PIPE, text=True, check=True)
+    empty = subprocess.run(
+        [*git, "hash-object", "-t", "tree", "/dev/null"], stdout=subprocess.PIPE, text=True, check=True
+    )
     commit = subprocess.run(
         [*git, "commit-tree", "-m", "nothing", empty.stdout.strip()], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -45,4 +47,6 @@ def test_it_rejects_a_version_without_datarun(refused):
 
 
 def test_it_rejects_a_part_of_the_cluster(refused):
-    assert "--limit master: a cluster is upgraded as a whole, leave it out" in refused("-e", "version=HEAD", "--limit", "master")
+    assert "--limit master: a cluster is upgraded as a whole, leave it out" in refused(
+        "-e", "version=HEAD", "--limit", "master"
+    )

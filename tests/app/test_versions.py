@@ -1,4 +1,4 @@
-"""A master among runners of the release before or after: messages as the last release sent them, and as it expects them."""
+"""A master among runners of another release: messages as the last release sent them, and as it reads them."""
 
 import json
 
@@ -80,5 +80,3 @@ def test_it_takes_in_the_report_of_a_runner(db, more):
     message = recorded("save_runner")
     tasks.save_runner(message | more)
     assert Runner.objects.get().version == message["version"]
-
-

@@ -1,4 +1,4 @@
-"""A runner under a master of the release before or after: messages as the last release sent them, and as it expects them."""
+"""A runner under a master of another release: messages as the last release sent them, and as it reads them."""
 
 import contextlib
 import json
@@ -12,7 +12,15 @@ from runner.jobs import Outcome
 from tests.messages import UNKNOWN, check, recorded
 from tests.runner.helpers import wait_until
 
-MEASURES = ["train_time", "validation_time", "test_time", "train_cpu_time", "test_cpu_time", "train_memory", "test_memory"]
+MEASURES = [
+    "train_time",
+    "validation_time",
+    "test_time",
+    "train_cpu_time",
+    "test_cpu_time",
+    "train_memory",
+    "test_memory",
+]
 SPLIT = {"prepare_data": "", "custom_prepare_data": "custom "}
 """Task -> how the kinds of its messages to the master begin."""
 
