@@ -171,7 +171,9 @@ def test_predictions_that_are_not_the_masters_go_back(
     before: State, inventory: Inventory, load: Load, version: Versions
 ) -> None:
     with under_load(load, "upgrade that is not accepted"):
-        text = words(inventory.play(UPGRADE, "-e", f"version={version.other_predictions}", code=2).text)
+        # Both in one batch: one of them asks the acceptance, both go back.
+        arguments = ["-e", f"version={version.other_predictions}", "-e", "runners_batch=2"]
+        text = words(inventory.play(UPGRADE, *arguments, code=2).text)
     assert f"The upgrade to {version.other_predictions} failed, and the cluster is as it was" in text
     assert "wrong predictions" in text
 
