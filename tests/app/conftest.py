@@ -15,6 +15,7 @@ from kombu.pools import ProducerPool
 
 from runapp import authentication
 from runapp.models import RawData
+from runapp.services import metrics, pressure, readiness
 from runner import config
 from tests.app.helpers import (
     PASSWORD,
@@ -48,6 +49,10 @@ def _own_world(tmp_path, settings, monkeypatch):
         monkeypatch.setenv(name, str(folder))
         setattr(settings, name, folder)
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # A machine that is slow for a moment breaks nothing: a test in which something hangs sets less.
+    monkeypatch.setattr(pressure, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(readiness, "PATIENCE", 60)
+    monkeypatch.setattr(metrics, "BROKER_SECONDS", 60)
     authentication._remembered.clear()
     cache.clear()
 

@@ -348,6 +348,8 @@ class Valve:
     def __exit__(self, *_: Any) -> None:
         self._open.set()
         for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # closed alone, it would not wake the thread that reads
             one.close()
 
 
