@@ -205,6 +205,29 @@ def test_it_looks_at_each_queue_alone(api, iris, sent, queues):
     assert queues.folds("L") == [3]
 
 
+@pytest.fixture
+def said_empty(queues, monkeypatch):
+    """Each queue is said to hold nothing, as a quorum queue is whose leader does not answer at once."""
+    with queues.connection.channel() as channel:
+        kind = type(channel)
+    declare = kind.queue_declare
+    monkeypatch.setattr(kind, "queue_declare", lambda *args, **more: declare(*args, **more)._replace(message_count=0))
+
+
+def test_it_leaves_alone_what_waits_in_a_queue_that_is_said_to_be_empty(api, iris, queues, said_empty):
+    api.new_fold(iris)
+    age(SubmissionFold.objects, queued_at=LONG, deadline=timedelta(seconds=1))
+    api.post("rawdata/", data_set("others"))
+    split = RawData.objects.filter(name="others")
+    api.post("rawdata/split/", {"raw_data_id": split.get().pk, "held_out_test": 0.25})
+    age(split, split_queued_at=2 * HELD)
+
+    assert services.mend() == 0
+
+    assert queues.folds() == [1]
+    assert len(queues.take("celery")) == 1
+
+
 def test_it_works_where_the_broker_has_lost_the_queues_themselves(sent, queues):
     age(sent, queued_at=LONG, created_at=LONG)
     queues.remove("L", "H", "celery")
