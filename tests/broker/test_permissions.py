@@ -84,8 +84,9 @@ def test_a_runner_reports_itself_and_the_broker_forgets_it(runner, broker):
 
 def test_the_runner_answers_the_master_and_sends_events(runner, broker, declared):
     runner.start().ready()
-    assert "celery@one: OK" in celery(declared, "status")
-    assert "datarun" in celery(declared, "inspect", "active_queues")
+    asked = ["--destination", "celery@one", "--timeout", "60"]  # as long as it takes the one to answer
+    assert "celery@one: OK" in celery(declared, "status", *asked)
+    assert "datarun" in celery(declared, "inspect", "active_queues", *asked)
     with Celery(broker=declared.rabbitmq.url, set_as_current=False) as app:
         app.control.enable_events()
     with broker.connection() as connection, connection.channel() as channel:
