@@ -56,7 +56,8 @@ def rests(runner):
 
 def test_honest_folds_end_on_the_other_runner(worker, broker, bad, good):
     broken = worker("bad", 2, **bad).start().ready()
-    worker("good", **good).start().ready()
+    # A slot for each fold: the broken one takes them again only after a rest, and the last attempt of none is its own.
+    worker("good", 6, **good).start().ready()
     master = Master(broker)
     for number in range(6):
         master.send(number)
