@@ -66,7 +66,7 @@ def test_a_fold_comes_through(runner, broker, declared):
 
 
 def test_a_runner_reports_itself_and_the_broker_forgets_it(runner, broker):
-    runner.start().ready()
+    runner.start("tests.broker.patient").ready()
     with broker.connection() as connection, connection.channel() as channel:
         queue = Queue("master_periodic", channel=channel)
         message = until(lambda: queue.get(no_ack=True), 180, "a report has arrived")
