@@ -56,7 +56,7 @@ def rests(runner):
 
 def test_honest_folds_end_on_the_other_runner(worker, broker, bad, good):
     broken = worker("bad", 2, **bad).start().ready()
-    # A slot for each fold: the broken one takes them again only after a rest, and the last attempt of none is its own.
+    # A slot for each fold: none waits until the broken one has rested, and takes it again.
     worker("good", 6, **good).start().ready()
     master = Master(broker)
     for number in range(6):
