@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -185,11 +186,15 @@ def traces() -> dict[str, set[str]]:
     family = [os.getpid()]
     for pid in family:
         family += children.get(pid, [])
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob("*/**/datarun-*") if f"-{os.getpid()}-" in path.name]
+    # Not by a glob, which fails where those of others end meanwhile.
+    ours = re.compile(rf"datarun-.*-{os.getpid()}-")
+    groups = {
+        os.path.join(top, name) for top, names, _ in os.walk("/sys/fs/cgroup") for name in names if ours.match(name)
+    }
     return {
         "processes": set(map(str, family)),
         "mounts": {line for line in Path("/proc/self/mounts").read_text().splitlines() if line.startswith(OURS)},
-        "groups": set(groups),
+        "groups": groups,
         "descriptors": set(map(str, range(len(os.listdir("/proc/self/fd"))))),  # counted: their numbers change
     }
 
