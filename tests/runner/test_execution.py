@@ -198,10 +198,11 @@ def test_no_process_is_left(run):
         run(**code)
     wait_until(lambda: not processes_with(mark))
     wait_until(lambda: len(descendants()) <= before)
-    assert not [pid for pid in descendants() if state_of(pid) == "Z"]
+    wait_until(lambda: not [pid for pid in descendants() if state_of(pid) == "Z"])
 
 
-def test_no_file_is_left(executor, make_submission, small_data, split_kit):
+def test_no_file_is_left(executor, make_submission, small_data, split_kit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where nobody else leaves any
     submission = make_submission(
         helper="VALUE = 1", classifier=classifier(top="from .helper import VALUE", fit="1 / 0")
     )

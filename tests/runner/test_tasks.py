@@ -36,7 +36,10 @@ def kept(tmp_path, monkeypatch):
 
     kept = spool.Spool(tmp_path / "spool", refuse, pause=60)
     monkeypatch.setattr(tasks, "kept", lambda: kept)
-    return kept
+    yield kept
+    with kept._sending, kept._lock:
+        kept._left.clear()  # its thread ends
+    kept.close()
 
 
 @pytest.fixture(autouse=True)
