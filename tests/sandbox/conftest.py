@@ -28,7 +28,7 @@ OURS = ("scratch ", "submission ", "nothing ")
 SLOWNESS = float(os.environ.get("DATARUN_TEST_SLOWNESS", "1"))
 """How many times as long everything takes as on an ordinary machine: emulated ones need more time."""
 launch._START_SECONDS *= SLOWNESS
-LIMITS = Limits(soft_time=4 * SLOWNESS, hard_time=6 * SLOWNESS, memory=256 << 20, scratch=32 << 20, processes=24)
+LIMITS = Limits(soft_time=8 * SLOWNESS, hard_time=10 * SLOWNESS, memory=256 << 20, scratch=32 << 20, processes=24)
 
 HONEST = """
 from sklearn.ensemble import RandomForestClassifier
