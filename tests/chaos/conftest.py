@@ -12,7 +12,7 @@ from tests.conftest import on_services
 from tests.e2e.live import Live, Organiser
 from tests.services import Services, missing_packages
 
-SOFT, HARD = 7, 9
+SOFT, HARD = 25, 30
 BOUND = 4 * HARD + 180 + 2 * 60 + 60
 """Seconds in which each fold has its verdict: one round of docs/architecture.md, and what waits before it."""
 
