@@ -161,7 +161,7 @@ class Organiser:
 
     def folds(self, raw_data_id: int, *files: Iterable[str | Path], priorities: str = "") -> list[int]:
         """A fold of each submission, all sent at once; priorities: a letter each, else L."""
-        bodies = [
+        bodies: list[dict[str, Any]] = [
             {
                 "databoard_sf_id": self.new_id(),
                 "databoard_s_id": self.new_id(),

@@ -78,9 +78,7 @@ def test_a_runner_is_seen_at_work_stopped_and_silent(
     organiser.ended(*busy)
 
 
-def test_a_fold_says_what_it_waits_for(
-    live: Live, organiser: Organiser, iris: int, write: Any, tmp_path: Path
-) -> None:
+def test_a_fold_says_what_it_waits_for(live: Live, organiser: Organiser, iris: int, write: Any, tmp_path: Path) -> None:
     """Two slots, and four folds, sent at once: the first two run for longer than it takes to ask."""
     organiser.tested(organiser.fold(iris, write(HONEST), range(50)))
     becomes(live, "runner", "up")
