@@ -57,8 +57,9 @@ def site_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             services.start()
             close.append(services.stop)
             environment |= services.env()
-        live = Live(folder / "home", **environment).start()
-        close.append(live.stop)
+        live = Live(folder / "home", **environment)
+        close.append(live.stop)  # also of one that does not answer in time
+        live.start()
         if services is not None:
             found = faults.of_services(services, live)
         load = Load(Organiser(live), folder / "submissions", table.SEED)
