@@ -238,6 +238,7 @@ def test_a_call_that_fails_is_tried_again_after_growing_pauses(api, iris, there,
     there.status = 500
     api.new_fold(iris, **named(there.url()))
     finish(result())
+    make_due()
     for attempt, pause in enumerate(PAUSES, 1):
         deliver()
         assert len(there.got) == attempt
