@@ -48,7 +48,7 @@ def receiver(tls: Any = None, host: str = "127.0.0.1") -> Iterator[Receiver]:
             it._now += 1
             it.most_at_once = max(it.most_at_once, it._now)
             it.got.append(Got(self.path, self.headers, body))
-            it.open.wait(20)
+            it.open.wait(120)
             it._now -= 1
             self.send_response(it.status)
             for name, value in it.headers.items():

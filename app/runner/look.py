@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+GRACE = 0.5
+"""Seconds more, once a reading: the machine may have stood still, or have had no turn for the thread."""
+
 
 class Look(Generic[T]):
     """What `read` gives. While it hangs all who ask wait for the same thread, the only one."""
@@ -16,6 +19,7 @@ class Look(Generic[T]):
         self._read = read
         self._lock = threading.Lock()
         self._future: Future[T] | None = None
+        self._graced: Future[T] | None = None
         self._began = 0.0
 
     def __call__(self, seconds: float) -> T:
@@ -30,7 +34,16 @@ class Look(Generic[T]):
                 threading.Thread(target=self._look, args=(future,), daemon=True, name="look").start()
                 self._future, self._began = future, time.monotonic()
             future, began = self._future, self._began
-        return lambda seconds: future.result(max(began + seconds - time.monotonic(), 0))
+
+        def answer(seconds: float) -> T:
+            try:
+                return future.result(max(began + seconds - time.monotonic(), 0))
+            except TimeoutError:
+                with self._lock:
+                    known, self._graced = self._graced, future
+                return future.result(0 if known is future else GRACE)
+
+        return answer
 
     def _look(self, future: "Future[T]") -> None:
         try:

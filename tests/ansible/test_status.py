@@ -116,22 +116,24 @@ def test_a_host_that_is_bare():
     assert (shown["share mounted"], shown["limits"]) == ("no", "")
 
 
-def test_the_probe_runs_here():
+def test_the_probe_runs_here(monkeypatch):
+    monkeypatch.setattr(hosts, "TIMEOUT", 120.0)
+    began = time.time()
     state = status.look(Host("here", {"ansible_connection": "local"}))
     assert state.reachable
-    assert abs(state.skew) < 5
+    assert abs(state.skew) <= (time.time() - began) / 2
     assert state.problem == "" or "sudo" in state.problem
     if not state.problem:
         assert state.values["share"] in ("yes", "no")
 
 
 def test_an_answer_that_hangs_is_kept_as_far_as_it_came(monkeypatch):
-    monkeypatch.setattr(hosts, "TIMEOUT", 1.0)
+    monkeypatch.setattr(hosts, "TIMEOUT", 5.0)
     monkeypatch.setattr(status, "AS_ROOT", "exec sh -s")
-    monkeypatch.setattr(status, "PROBE", "echo state=active; exec sleep 30")
+    monkeypatch.setattr(status, "PROBE", "echo state=active; exec sleep 300")
     state = status.look(Host("here", {"ansible_connection": "local"}))
     assert state.values == {"state": "active"}
-    assert "no whole answer within 1 s" in state.problem
+    assert "no whole answer within 5 s" in state.problem
 
 
 def test_brackets_are_printed_as_they_are():
@@ -159,7 +161,7 @@ def test_hosts_that_do_not_answer_are_lines_of_the_table(silent, monkeypatch, ca
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(inventory)))
     began = time.monotonic()
     assert status.main() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     printed = capsys.readouterr().out
     for name in ("r1", "r2"):
         [line] = [line for line in printed.splitlines() if line.split()[:1] == [name]]
@@ -191,10 +193,12 @@ def test_a_real_ssh_session_is_read_to_its_end(tmp_path, monkeypatch):
 
     ours, theirs = socket.socketpair()
     server = paramiko.Transport(theirs)
+    server.banner_timeout = server.handshake_timeout = 60
     server.add_server_key(paramiko.RSAKey.generate(2048))
     server.start_server(server=Server(), event=threading.Event())
     client = paramiko.Transport(ours)
-    client.start_client(timeout=10)
+    client.banner_timeout = client.handshake_timeout = 60
+    client.start_client(timeout=60)
     client.auth_none("datarun")
 
     class Client:

@@ -2,11 +2,13 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from celery import current_app
+from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
 from django.db import connections
@@ -15,6 +17,7 @@ from kombu.pools import ProducerPool
 
 from runapp import authentication
 from runapp.models import RawData
+from runapp.services import metrics, pressure, queueing, readiness
 from runner import config
 from tests.app.helpers import (
     PASSWORD,
@@ -31,6 +34,10 @@ from tests.app.helpers import (
 if connections["default"].vendor == "sqlite":
     # A database in memory is one connection's: the tests with threads need a file.
     connections.settings["default"]["TEST"]["NAME"] = str(config.home() / "test.sqlite3")
+else:
+    # Disks that are slow for a moment hold up Redis and the broker: a test in which one is frozen sets less.
+    django_settings.CACHES["default"]["OPTIONS"] |= {"socket_timeout": 60, "socket_connect_timeout": 60}
+    current_app.conf.broker_connection_timeout = 60
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +55,10 @@ def _own_world(tmp_path, settings, monkeypatch):
         monkeypatch.setenv(name, str(folder))
         setattr(settings, name, folder)
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # A machine that is slow for a moment breaks nothing: a test in which something hangs sets less.
+    monkeypatch.setattr(pressure, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(readiness, "PATIENCE", 60)
+    monkeypatch.setattr(metrics, "BROKER_SECONDS", 60)
     authentication._remembered.clear()
     cache.clear()
 
@@ -74,6 +85,13 @@ def user(db):
 def api(user, queues) -> Api:
     """The API to a user with Basic credentials."""
     return Api()
+
+
+@pytest.fixture
+def still(monkeypatch) -> None:
+    """The master's clock stands still: what a limit decides does not hang on how long the test takes."""
+    now = timezone.now()
+    monkeypatch.setattr(timezone, "now", lambda: now)
 
 
 @pytest.fixture
@@ -116,11 +134,29 @@ def valve(api, monkeypatch) -> Iterator[Valve]:
     if not config.has_broker():
         pytest.skip("files do not hang")
     address = urlsplit(config.broker_url())
-    # For as long, in seconds, as the broker may be silent in a test.
-    monkeypatch.setitem(current_app.conf.broker_transport_options, "read_timeout", 1)
     with Valve((address.hostname or "", address.port or 5672)) as valve:
         use_broker(monkeypatch, address._replace(netloc=f"{address.netloc.rpartition(':')[0]}:{valve.port}").geturl())
         yield valve
+
+
+@pytest.fixture
+def frozen(valve):
+    """`with frozen():` the broker is silent, and nobody is patient with it, nor waits until it is back."""
+
+    @contextmanager
+    def freeze():
+        with current_app.amqp.producer_pool.acquire() as producer:
+            used = producer.connection
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(queueing, "CONFIRM_SECONDS", 1)
+            patch.setattr(used, "connect_timeout", 1)
+            patch.setitem(current_app.conf, "broker_connection_timeout", 1)
+            valve.shut(60)
+            yield
+            assert valve.is_shut
+        valve.open()
+
+    return freeze
 
 
 @pytest.fixture
@@ -130,6 +166,7 @@ def broker_down(api):
     def go():
         if config.has_broker():
             patch = pytest.MonkeyPatch()
+            patch.setitem(current_app.conf, "broker_connection_timeout", 1)  # it is tried again for so long
             use_broker(patch, "amqp://guest:guest@127.0.0.1:1//")
             stops.append(patch.undo)
         else:

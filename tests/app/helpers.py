@@ -290,9 +290,8 @@ class Queues:
                 if queue.name not in self._known:
                     bound.declare()
                     self._known.add(queue.name)
-                # Looking is quicker than purging.
-                if channel.queue_declare(queue.name, passive=True).message_count:
-                    bound.purge()
+                # Without a look, which finds no message in a queue whose leader is slow to say how many it has.
+                bound.purge()
 
     def remove(self, *names: str) -> None:
         """Take the queues away, as a broker does that comes back without its disk."""
@@ -323,6 +322,10 @@ class Valve:
         timer.daemon = True
         timer.start()
 
+    @property
+    def is_shut(self) -> bool:
+        return not self._open.is_set()
+
     def open(self) -> None:
         self._open.set()
 
@@ -348,6 +351,8 @@ class Valve:
     def __exit__(self, *_: Any) -> None:
         self._open.set()
         for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # closed alone, it would not wake the thread that reads
             one.close()
 
 

@@ -37,7 +37,7 @@ def python(tmp_path):
             env=clean | {"DATARUN_HOME": str(tmp_path / "home")} | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 

@@ -62,11 +62,11 @@ def test_it_says_what_the_runner_says(api, changes, state):
 
 
 @pytest.mark.parametrize("changes", [{}, {"share": False}, {"state": "stopping"}])
-def test_a_runner_that_is_not_heard_is_silent(api, changes):
+def test_a_runner_that_is_not_heard_is_silent(api, still, changes):
     services.save_runner(report(**changes))
-    age(seconds=29)
+    age(seconds=30)
     assert states(api) != {"runner@here": "silent"}
-    age(seconds=31)
+    age(seconds=30, microseconds=1)
     assert states(api) == {"runner@here": "silent"}
 
 

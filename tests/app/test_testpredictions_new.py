@@ -127,12 +127,12 @@ def test_two_callers_at_once_get_each_fold_once(api, iris):
 
     def claim():
         mine = Api()
-        start.wait(10)
+        start.wait(60)
         return [key for _ in range(3) for key in ask(mine).ids]
 
     with ThreadPoolExecutor(4) as pool:
         claims = [pool.submit(in_thread(claim)) for _ in range(4)]
-        got = [key for future in claims for key in future.result(60)]
+        got = [key for future in claims for key in future.result(180)]
 
     assert sorted(got) == keys
 
@@ -151,17 +151,17 @@ def test_a_caller_gets_nothing_of_what_another_is_claiming(api, iris, one_data_s
         with transaction.atomic():
             response = client.post("/runapp/testpredictions/new/", body, format="json")
             claimed.set()
-            asking.wait(10)
+            asking.wait(60)
             asking.clear()
             asking.wait(0.5)  # long enough for the other's statement to reach the database
         return [record["databoard_sf_id"] for record in json.loads(response.getvalue())]
 
     def second():
-        claimed.wait(10)
+        claimed.wait(60)
         asking.set()
         return ask(Api(), **body).ids
 
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.submit(in_thread(first)), pool.submit(in_thread(second))
-        assert one.result(60) == [1, 2, 3]
-        assert two.result(60) == []
+        assert one.result(180) == [1, 2, 3]
+        assert two.result(180) == []

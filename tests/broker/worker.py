@@ -29,7 +29,7 @@ class Classifier(DecisionTreeClassifier):
     def fit(self, X, y):
         Path({marks!r}).mkdir(exist_ok=True)
         Path({marks!r}, str(time.time_ns())).touch()
-        time.sleep({seconds})
+        {wait}
         return super().fit(X, y)
 """
 
@@ -41,6 +41,7 @@ class Share:
         self.folder = folder
         self.data = folder / "data" / "birds"
         self.marks = folder / "marks"
+        self.sign = folder / "go"
         self.split("version-1")
         self.submission("sub")
 
@@ -55,11 +56,18 @@ class Share:
         (self.data / "current").unlink(missing_ok=True)
         (self.data / "current").symlink_to(version)
 
-    def submission(self, name: str, seconds: float = 0) -> None:
-        """A tree whose fit takes `seconds` and leaves a mark."""
+    def slow(self) -> None:
+        """The submission `slow`, whose fits take until go()."""
+        self.submission("slow", f"while not Path({str(self.sign)!r}).exists(): time.sleep(0.05)")
+
+    def go(self) -> None:
+        self.sign.touch()
+
+    def submission(self, name: str, wait: str = "pass") -> None:
+        """A tree whose fit leaves a mark and then waits."""
         folder = self.folder / "submission" / name
         folder.mkdir(parents=True)
-        (folder / "classifier.py").write_text(SLOW.format(marks=str(self.marks), seconds=seconds))
+        (folder / "classifier.py").write_text(SLOW.format(marks=str(self.marks), wait=wait))
 
     def fits(self) -> int:
         return len(list(self.marks.iterdir())) if self.marks.exists() else 0
@@ -100,18 +108,21 @@ class Broker:
                     found.append(message.payload[0][0])
         return found
 
-    def result(self, seconds: float = 60) -> dict[str, Any]:
+    def result(self, seconds: float = 180) -> dict[str, Any]:
         [result] = until(self.results, seconds, "a fold has ended")
         return result
 
-    def waiting(self, queue: str) -> int:
-        """Messages in the queue that no worker has."""
+    def consumers_and_waiting(self, queue: str) -> tuple[int, int]:
+        """Its consumers, and its messages that no worker has."""
         with self.connection() as connection, connection.channel() as channel:
-            return channel.queue_declare(queue, passive=True).message_count
+            declared = channel.queue_declare(queue, passive=True)
+            return declared.consumer_count, declared.message_count
+
+    def waiting(self, queue: str) -> int:
+        return self.consumers_and_waiting(queue)[1]
 
     def consumers(self, queue: str) -> int:
-        with self.connection() as connection, connection.channel() as channel:
-            return channel.queue_declare(queue, passive=True).consumer_count
+        return self.consumers_and_waiting(queue)[0]
 
 
 class Worker:
@@ -124,6 +135,7 @@ class Worker:
         self.environment["TMPDIR"] = str(log.parent)  # where a fold is that its killed worker left
         self.spool = Path(self.environment["DATARUN_SPOOL"])
         self.process: subprocess.Popen[bytes] | None = None
+        self.before = 0
 
     def start(self, app: str = "runner") -> "Worker":
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", "L,H,celery", "-P", "threads"]
@@ -137,6 +149,7 @@ class Worker:
             "-l",
             "INFO",
         ]
+        self.before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=APP, env=self.environment, stdout=log, stderr=log)
         return self
@@ -144,15 +157,19 @@ class Worker:
     def ready(self) -> "Worker":
         assert self.process is not None
         ended = self.process.poll
-        until(lambda: "ready." in self.log.read_text() or ended() is not None, 60, self.log.read_text)
+        until(lambda: "ready." in self.said() or ended() is not None, 180, self.log.read_text)
         assert ended() is None, self.log.read_text()
         return self
+
+    def said(self) -> str:
+        """What is in the log of this process, without those before it."""
+        return self.log.read_bytes()[self.before :].decode()
 
     def terminate(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 180) -> int:
         assert self.process is not None
         return self.process.wait(seconds)
 

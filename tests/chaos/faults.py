@@ -195,4 +195,4 @@ def _processes(live: Live, words: str) -> list[int]:
     found, new = set[int](), {live.process.pid}
     while new := {pid for pid, parent in parents.items() if parent in new}:
         found |= new
-    return [pid for pid in found if words in lines[pid]]
+    return [pid for pid in found if words in lines.get(pid, "")]

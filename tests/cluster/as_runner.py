@@ -5,6 +5,7 @@ queue with consumers is not deleted, and the wrong word in FLUSHALL is told only
 """
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,13 +16,23 @@ from kombu import Connection
 
 from runner import config
 
+SECONDS = 30
+"""For each answer: a broker that is short of memory or disk reads nothing from who publishes."""
+
+BOUNDS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "transport_options": {"read_timeout": SECONDS, "write_timeout": SECONDS},
+}
+
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def publish(exchange: str) -> Callable[[Any], Any]:
     def work(channel: Any) -> None:
         channel.confirm_select()
-        channel.basic_publish_confirm(amqp.Message("trial"), exchange=exchange, routing_key="leads nowhere")
+        channel.basic_publish_confirm(
+            amqp.Message("trial"), exchange=exchange, routing_key="leads nowhere", confirm_timeout=SECONDS
+        )
 
     return work
 
@@ -58,7 +69,7 @@ REDIS: dict[str, Callable[[Any], Any]] = {
 
 
 def broker(url: str, tls: dict[str, Any] | None) -> None:
-    with Connection(url, ssl=tls or False, connect_timeout=5) as connection:
+    with Connection(url, ssl=tls or False, **BOUNDS) as connection:
         connection.connect()
 
 
@@ -68,8 +79,9 @@ def cache(url: str, **tls: Any) -> None:
     )
 
 
-def outcome(work: Callable[[], Any]) -> str:
-    """ "done", or the error, with those that led to it."""
+def outcome(name: str, work: Callable[[], Any]) -> str:
+    """ "done", or the error, with those that led to it. Says at which it is: who waits for all of them sees where."""
+    print(name, file=sys.stderr, flush=True)
     try:
         work()
     except Exception as error:
@@ -85,12 +97,13 @@ def outcome(work: Callable[[], Any]) -> str:
 def main() -> dict[str, str]:
     url, tls = config.broker_url(), config.broker_tls() or {}
     address, at = config.result_url() or "", config.result_tls() or {}
+    client = partial(redis.Redis.from_url, address, socket_timeout=SECONDS, **at)
     found = {}
     for name, trial in RABBITMQ.items():
-        with Connection(url, ssl=tls, connect_timeout=5) as connection:
-            found[f"RabbitMQ: {name}"] = outcome(partial(trial, connection.channel()))
+        with Connection(url, ssl=tls, **BOUNDS) as connection:
+            found[f"RabbitMQ: {name}"] = outcome(name, partial(trial, connection.channel()))
     for name, trial in REDIS.items():
-        found[f"Redis: {name}"] = outcome(partial(trial, redis.Redis.from_url(address, **at)))
+        found[f"Redis: {name}"] = outcome(name, partial(trial, client()))
     stranger = address.split("//")[0] + "//" + address.rpartition("@")[2]
     trials = {
         "RabbitMQ: connect": lambda: broker(url, tls),
@@ -102,7 +115,7 @@ def main() -> dict[str, str]:
         "Redis: certificate of an unknown authority": lambda: cache(address, **at | {"ssl_ca_certs": SYSTEM_CA}),
         "Redis: without a user": lambda: cache(stranger, **at),
     }
-    return found | {name: outcome(trial) for name, trial in trials.items()}
+    return found | {name: outcome(name, trial) for name, trial in trials.items()}
 
 
 if __name__ == "__main__":

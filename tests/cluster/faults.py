@@ -5,6 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from paramiko import SSHException
+
 from tests.chaos.faults import TWICE, Fault, moved_clock
 from tests.cluster.hosts import MASTER, RUNNERS, VARIABLES, as_datarun, host, run
 from tests.cluster.playbooks import rig
@@ -87,7 +89,7 @@ def power_off(name: str) -> None:
 def _answers(name: str) -> bool:
     try:
         return run(name, "systemctl is-system-running --wait || true").strip() in ("running", "degraded")
-    except (OSError, EOFError, AssertionError):
+    except (OSError, EOFError, AssertionError, SSHException):
         host.cache_clear()
         return False
 

@@ -4,9 +4,12 @@ import functools
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import paramiko
@@ -24,6 +27,12 @@ ANSIBLE = Path(sys.executable).with_name("ansible")
 
 SECONDS = 300.0
 """Without a word from a command on a host, after which it counts as hung."""
+
+PATIENCE = 60.0
+"""Seconds for each step of a connection, and without a sign of life of its other end."""
+
+BASH = f"timeout --kill-after 5 {2 * SECONDS:.0f} bash -s"
+"""Nothing that hung is left running, to make the next test slow too."""
 
 RUNNING = "ps -e -o etimes= -o stat= -o times= -o comm= --sort etimes"
 """Of each process age, state, seconds of CPU and program; no command lines, which may have what tests look for."""
@@ -101,26 +110,59 @@ class Backend(ParamikoBackend):
             int(variables.get("ansible_port", 22)),
             username=variables.get("ansible_user"),
             key_filename=variables.get("ansible_ssh_private_key_file"),
-            timeout=machines.TIMEOUT,
-            banner_timeout=machines.TIMEOUT,
-            auth_timeout=machines.TIMEOUT,
+            timeout=PATIENCE,
+            banner_timeout=PATIENCE,
+            auth_timeout=PATIENCE,
         )
+        # A connection that has died is noticed, also by who only waits for an answer.
+        transport: Any = client.get_transport()
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PATIENCE * 1000))
+        transport.set_keepalive(10)
         return client
 
-    def feed(self, command: str, stdin: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        pipe_in, pipe_out, pipe_err = self.client.exec_command(command, timeout=SECONDS)
-        pipe_in.write(stdin)
-        pipe_in.channel.shutdown_write()
+    def _exec_command(self, command: bytes) -> tuple[int, bytes, bytes]:
+        """What all of testinfra's own calls go through."""
+        return self.feed(command)
+
+    def feed(self, command: str | bytes, stdin: str = "") -> tuple[int, bytes, bytes]:
+        """Exit code (-1: the connection died), stdout, stderr. Fails after SECONDS without a word."""
         try:
-            out, err = pipe_out.read().decode(errors="replace"), pipe_err.read().decode(errors="replace")
-        except TimeoutError:
-            _, running, _ = self.client.exec_command(RUNNING, timeout=machines.TIMEOUT)
+            return self._feed(command, stdin, SECONDS)
+        except TimeoutError as error:
+            _, running, _ = self._feed(RUNNING, "", PATIENCE)
             # The command's own are the newest of those that are as old as it.
-            old = [line for line in running.read().decode().splitlines() if int(line.split()[0]) > SECONDS - 3]
+            old = [line for line in running.decode().splitlines() if int(line.split()[0]) > SECONDS - 3]
             told = "; ".join(" ".join(line.split()) for line in old[:8])
-            raise AssertionError(f"no word for {SECONDS:.0f} s: {told}") from None
-        return pipe_out.channel.recv_exit_status(), out, err
+            raise AssertionError(f"{error}\nrunning: {told}") from None
+
+    def _feed(self, command: str | bytes, stdin: str, seconds: float) -> tuple[int, bytes, bytes]:
+        if not self.client.get_transport().is_active():
+            del self.client
+        channel = self.client.get_transport().open_session(timeout=PATIENCE)
+        channel.settimeout(seconds)
+        starts = Timer(seconds, channel.close)  # paramiko waits for it without a bound
+        starts.start()
+        out, err = b"", b""
+        try:
+            channel.exec_command(command)
+            starts.cancel()
+            channel.sendall(stdin.encode())
+            channel.shutdown_write()
+            last = time.monotonic()
+            while time.monotonic() < last + seconds:
+                # Before the look, so that nothing that comes in between is missed.
+                ended = channel.closed or (channel.exit_status_ready() and channel.eof_received)
+                while channel.recv_ready():
+                    out, last = out + channel.recv(65536), time.monotonic()
+                while channel.recv_stderr_ready():
+                    err, last = err + channel.recv_stderr(65536), time.monotonic()
+                if ended:
+                    return channel.recv_exit_status(), out, err
+                time.sleep(0.02)
+        finally:
+            starts.cancel()
+            channel.close()
+        raise TimeoutError(f"no word for {seconds:.0f} s after\n{_tail(out)}\n{_tail(err)}")
 
 
 @functools.cache
@@ -137,13 +179,18 @@ def run(name: str, script: str) -> str:
     """
     backend = host(name).backend
     if isinstance(backend, Backend):
-        code, out, err = backend.feed('if [ "$(id -u)" = 0 ]; then exec bash -s; else exec sudo -n bash -s; fi', script)
+        as_root = f'if [ "$(id -u)" = 0 ]; then exec {BASH}; else exec sudo -n {BASH}; fi'
+        code, out, err = backend.feed(as_root, script)
     else:
-        done = subprocess.run([*(["sudo", "-n"] if backend.sudo else []), "bash", "-s"], input=script, timeout=SECONDS,
-            capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run([*(["sudo", "-n"] if backend.sudo else []), "bash", "-s"], input=script.encode(),
+            timeout=SECONDS, capture_output=True)  # fmt: skip
         code, out, err = done.returncode, done.stdout, done.stderr
-    assert code == 0, f"{name}: exit code {code}\n{out[-3000:]}\n{err[-3000:]}"
-    return out
+    assert code == 0, f"{name}: exit code {code}\n{_tail(out)}\n{_tail(err)}"
+    return out.decode(errors="replace")
+
+
+def _tail(printed: bytes) -> str:
+    return printed.decode(errors="replace")[-3000:]
 
 
 def as_datarun(part: str, python: str, *arguments: str) -> str:

@@ -34,7 +34,7 @@ class Load:
 
     @contextlib.contextmanager
     def steady(self) -> Iterator[list[int]]:
-        """Meanwhile as many folds of some seconds are under way as there are slots; their ids."""
+        """Meanwhile all slots have folds of some seconds, and as many folds wait; their ids."""
         folds: list[int] = []
         slots = sum(worker["slots"] for worker in workers().values())
         stop = threading.Event()
@@ -42,9 +42,9 @@ class Load:
         def keep_up() -> None:
             while not stop.wait(1):
                 open_ = [
-                    fold for fold in folds[-2 * slots :] if self.api.look(fold)["state"] not in ("TESTED", "ERROR")
+                    fold for fold in folds[-4 * slots :] if self.api.look(fold)["state"] not in ("TESTED", "ERROR")
                 ]
-                folds.extend(self.send(8) for _ in range(slots - len(open_)))
+                folds.extend(self.send(8) for _ in range(2 * slots - len(open_)))
 
         with ThreadPoolExecutor(1) as pool:
             work = pool.submit(keep_up)

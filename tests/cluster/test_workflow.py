@@ -171,11 +171,13 @@ def test_a_bad_fold_is_refused_and_told_why(iris: int, write: Any, api: Organise
 
 
 def test_celery_status_names_all_runners() -> None:
+    workers = ",".join(f"celery@{name}" for name in RUNNERS)
     printed = run(
         MASTER,
         "set -a; . /etc/datarun/master.env; set +a; cd /var/lib/datarun\n"
         "setpriv --reuid datarun --regid datarun --init-groups"
-        " /opt/datarun/master/bin/celery -A datarun status --timeout 5",
+        # Until all of them have answered.
+        f" /opt/datarun/master/bin/celery -A datarun status --timeout 60 --destination {workers}",
     )
     for name in RUNNERS:
         assert f"celery@{name}: OK" in printed

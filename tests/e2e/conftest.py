@@ -12,7 +12,7 @@ from tests.e2e.live import Live, Organiser
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     server = Live(
-        tmp_path_factory.mktemp("live"), DR_SOFT_TIME_LIMIT="7", DR_HARD_TIME_LIMIT="14", DATARUN_SLOTS="2",
+        tmp_path_factory.mktemp("live"), DR_SOFT_TIME_LIMIT="240", DR_HARD_TIME_LIMIT="300", DATARUN_SLOTS="2",
         DATARUN_WEBHOOK_ALLOW="127.0.0.0/8",
     )  # fmt: skip
     server.start()

@@ -56,7 +56,7 @@ class Cluster(Live):
     def stop_one(self, name: str) -> None:
         process = self.processes.pop(name)
         process.terminate()
-        process.wait(60)
+        process.wait(120)
 
     def acceptance(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -71,7 +71,11 @@ class Cluster(Live):
     def accept(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
         process = self.acceptance(*arguments)
-        out, err = process.communicate(timeout=120)
+        try:
+            out, err = process.communicate(timeout=600)
+        finally:
+            process.kill()
+            process.wait()
         return process.returncode, out, err
 
     def left(self) -> list[str]:
@@ -82,8 +86,10 @@ class Cluster(Live):
             "*Submission.objects.filter(pk__gte=2*10**9), *SubmissionFold.objects.filter(pk__gte=2*10**9)])"
         )
         rows = self.manage("shell", "--no-imports", "-c", script).strip()
-        files = [str(path) for name in ("data", "submission") for path in (self.home / name).rglob("*")]
-        return files + ([] if rows == "[]" else [rows])
+        return self.left_files() + ([] if rows == "[]" else [rows])
+
+    def left_files(self) -> list[str]:
+        return [str(path) for name in ("data", "submission") for path in (self.home / name).rglob("*")]
 
     def _worker(self, name: str, app: str, queues: str, slots: int, *program: str) -> None:
         worker = ["-A", app, "worker", "-Q", queues, "-c", str(slots), "-n", f"celery@{name}", "-l", "warning"]
@@ -171,10 +177,11 @@ def test_a_runner_whose_data_nobody_splits_is_not_blamed(cluster: Cluster) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_leaves_nothing_behind_when_it_is_interrupted(cluster: Cluster, number: signal.Signals) -> None:
-    process = cluster.acceptance("--runner", "one=L,celery:2", "--runner", "two=L,H,celery")
-    until(lambda: len(cluster.left()) > 2, 90, "canaries are there")
+    # With one that nobody serves there are canaries until the signal.
+    process = cluster.acceptance("--runner", "one=L,celery:2", "--runner", "two=L,H,celery", "--runner", "three=L")
+    until(lambda: len(cluster.left_files()) > 2, 250, "canaries are there")
     process.send_signal(number)
-    _, err = process.communicate(timeout=90)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "interrupted; the canaries are deleted" in err
     assert cluster.left() == []
@@ -183,10 +190,10 @@ def test_it_leaves_nothing_behind_when_it_is_interrupted(cluster: Cluster, numbe
 def test_the_workers_say_what_they_do(cluster: Cluster) -> None:
     def told() -> Any:
         workers = json.loads(cluster.manage("workers"))
-        return workers if {"celery@one", "celery@two"} <= {*workers} else None
+        one, two = workers.get("celery@one"), workers.get("celery@two")
+        return one if one and two and one["queues"] else None  # which each says in a second answer
 
-    workers = until(told, 90, "both workers answer")
-    one = workers["celery@one"]
+    one = until(told, 300, "both workers answer")
     assert (one["slots"], one["busy"], one["queues"]) == (2, 0, ["L", "celery"])
     assert one["done"] >= 0
 

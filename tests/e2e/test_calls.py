@@ -17,7 +17,7 @@ SECRET = "a secret of sixteen letters or more"
 
 def wait(live: Live, fold_id: int, seconds: int) -> dict:
     answer = requests.get(
-        f"{live.url}/runapp/submissionfold/{fold_id}/", {"wait": seconds}, auth=(LOGIN, PASSWORD), timeout=90
+        f"{live.url}/runapp/submissionfold/{fold_id}/", {"wait": seconds}, auth=(LOGIN, PASSWORD), timeout=180
     )
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -29,18 +29,19 @@ def test_it_waits_for_the_end_of_a_fold(live: Live, organiser: Organiser, iris: 
     began = time.monotonic()
     record = wait(live, fold_id, 60)
     assert record["state"] == "TESTED", record["log_messages"]
-    assert 1.5 <= time.monotonic() - began < 30
+    assert 1.5 <= time.monotonic() - began < 60
 
 
 def test_others_are_answered_while_more_wait_than_may(live: Live, organiser: Organiser, iris: int, write) -> None:
-    fold_id = organiser.fold(iris, write(SLOW.format(fit=4, predict=0)), range(50))
+    fold_id = organiser.fold(iris, write(SLOW.format(fit=12, predict=0)), range(50))
     url, who = f"{live.url}/runapp/submissionfold/{fold_id}/?wait=60", (LOGIN, PASSWORD)
     for _ in range(20):
         # Clients that go away: their answers are never read.
         with pytest.raises(requests.ReadTimeout):
             requests.get(url, auth=who, timeout=0.05)
             raise requests.ReadTimeout  # one more than may wait was answered at once
-    assert requests.get(f"{live.url}/runapp/rawdata/", auth=who, timeout=5).ok
+    assert requests.get(f"{live.url}/runapp/rawdata/", auth=who, timeout=60).ok
+    assert organiser.look(fold_id)["state"] not in ("TESTED", "ERROR"), "the others still wait"
     assert organiser.tested(fold_id)
     assert wait(live, fold_id, 60)["state"] == "TESTED"
 
@@ -57,7 +58,7 @@ def test_a_webhook_is_told_of_each_end(live: Live, organiser: Organiser, iris: i
             "webhook": url,
             "webhook_secret": SECRET,
         }
-        answer = requests.post(f"{live.url}/runapp/submissionfold/", json=body, auth=(LOGIN, PASSWORD), timeout=30)
+        answer = requests.post(f"{live.url}/runapp/submissionfold/", json=body, auth=(LOGIN, PASSWORD), timeout=60)
         assert answer.status_code == 201, answer.text
 
     with receiver() as there, receiver(host="127.0.0.2") as ill:
@@ -66,7 +67,7 @@ def test_a_webhook_is_told_of_each_end(live: Live, organiser: Organiser, iris: i
         send(lost, HONEST, ill.url("127.0.0.2"))
         send(good, HONEST, there.url())
         send(bad, RAISES, there.url())
-        until(lambda: len(there.got) == 2, 90, live.evidence)
+        until(lambda: len(there.got) == 2, 300, live.evidence)
         told = {got.said["databoard_sf_id"]: got for got in there.got}
         assert {key: got.said["state"] for key, got in told.items()} == {good: "TESTED", bad: "ERROR"}
         for key, got in told.items():

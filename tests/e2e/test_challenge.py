@@ -89,9 +89,9 @@ def test_the_state_of_a_task_can_be_asked_for_on_the_master(live: Live, organise
     fold_task = organiser.tested(fold_id)["task_id"]
     script = f"""
 from runapp import tasks
-print(tasks.prepare_data.AsyncResult("{task_id}").get(timeout=10))
+print(tasks.prepare_data.AsyncResult("{task_id}").get(timeout=60))
 print(tasks.prepare_data.AsyncResult("{task_id}").state)
-print(tasks.train_test_submission_fold.AsyncResult("{fold_task}").get(timeout=10)["state"])
+print(tasks.train_test_submission_fold.AsyncResult("{fold_task}").get(timeout=60)["state"])
 """
     printed = live.manage("shell", "--no-imports", "-c", script).split("\n")
     assert printed[:3] == ["{'train_rows': 120, 'test_rows': 30}", "SUCCESS", "TESTED"]

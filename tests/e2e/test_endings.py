@@ -1,13 +1,20 @@
 """How folds end that go wrong, and what is seen while they run."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tests.e2e.live import Organiser, until
+import pytest
+
+from tests.conftest import on_services
+from tests.e2e.conftest import split_iris
+from tests.e2e.live import Live, Organiser
 from tests.e2e.submissions import DEAF, HONEST, RAISES, SLOW
 
 
 def test_the_state_advances_while_a_fold_runs(organiser: Organiser, iris: int, write) -> None:
-    fold_id = organiser.fold(iris, write(SLOW.format(fit=1.5, predict=1.2)), range(50), priority="H")
+    # Each stage is longer than the test, or the master, may pause.
+    fold_id = organiser.fold(iris, write(SLOW.format(fit=8, predict=7)), range(50), priority="H")
     seen = []
     while (record := organiser.look(fold_id))["state"] not in ("TESTED", "ERROR"):
         moment = record["state"], bool(record["started_at"])
@@ -15,7 +22,7 @@ def test_the_state_advances_while_a_fold_runs(organiser: Organiser, iris: int, w
     assert [moment for moment in seen if moment[1]] == [("TODO", True), ("TRAINED", True), ("VALIDATED", True)]
     assert record["runner"].startswith("runner@")
     assert record["queued_at"] <= record["started_at"] < record["finished_at"]
-    assert record["train_time"] >= 1.5 > record["train_cpu_time"]
+    assert record["train_time"] >= 8 > record["train_cpu_time"]
 
 
 def test_a_submission_s_mistake_is_shown_with_its_own_frames(organiser: Organiser, iris: int, write) -> None:
@@ -30,16 +37,35 @@ def test_a_submission_s_mistake_is_shown_with_its_own_frames(organiser: Organise
     ]
 
 
-def test_a_fold_past_the_soft_limit_ends_with_its_name(organiser: Organiser, iris: int, write) -> None:
-    [record] = organiser.ended(organiser.fold(iris, write(SLOW.format(fit=60, predict=0)), range(50)))
+@pytest.fixture(scope="module")
+def past_limits(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[dict[str, Any]]]:
+    """Two folds that know no end, the second deaf to the soft limit, on a server whose limits are short."""
+    shared = request.getfixturevalue("live") if on_services() else None
+    if shared:
+        shared.stop()  # its runner shares the queues, but neither the folders nor the limits
+    folder = tmp_path_factory.mktemp("limits")
+    server = Live(folder / "home", DR_SOFT_TIME_LIMIT="10", DR_HARD_TIME_LIMIT="25", DATARUN_SLOTS="2").start()
+    organiser = Organiser(server)
+    files = [
+        organiser.submission(folder / str(number), {"classifier.py": text})
+        for number, text in enumerate((SLOW.format(fit=600, predict=0), DEAF))
+    ]
+    yield organiser.ended(*organiser.folds(split_iris(organiser), *files))
+    server.stop()
+    if shared:
+        shared.start()
+
+
+def test_a_fold_past_the_soft_limit_ends_with_its_name(past_limits: list[dict[str, Any]]) -> None:
+    record, _ = past_limits
     assert (record["state"], record["error_reason"]) == ("ERROR", "time_limit")
     assert "Soft Time Limit Exceeded" in record["log_messages"]
 
 
-def test_a_fold_that_is_deaf_to_the_soft_limit_is_killed_at_the_hard_one(
-    organiser: Organiser, iris: int, write
-) -> None:
-    [record] = organiser.ended(organiser.fold(iris, write(DEAF), range(50)))
+def test_a_fold_that_is_deaf_to_the_soft_limit_is_killed_at_the_hard_one(past_limits: list[dict[str, Any]]) -> None:
+    _, record = past_limits
     assert (record["state"], record["error_reason"]) == ("ERROR", "time_limit")
     assert record["log_messages"].startswith("ERROR(train): ")
     assert "Hard Time Limit Exceeded" in record["log_messages"]
@@ -62,8 +88,7 @@ def test_a_custom_split_that_fails_ends_the_folds_that_wait_for_it(organiser: Or
 
 
 def test_both_priorities_are_served_while_the_other_waits(organiser: Organiser, iris: int, write) -> None:
-    low = [organiser.fold(iris, write(SLOW.format(fit=0.5, predict=0)), range(50)) for _ in range(6)]
-    high = organiser.fold(iris, write(HONEST), range(50), priority="H")
-    until(lambda: organiser.look(high)["state"] == "TESTED", 60, "the fold of high priority is tested")
-    assert any(organiser.look(fold_id)["state"] != "TESTED" for fold_id in low)
-    organiser.ended(*low)
+    slow = write(SLOW.format(fit=2, predict=0))
+    *low, high = organiser.ended(*organiser.folds(iris, *6 * [slow], slow, priorities="LLLLLLH"))
+    assert {record["state"] for record in (*low, high)} == {"TESTED"}
+    assert high["finished_at"] < max(record["finished_at"] for record in low)

@@ -48,14 +48,14 @@ def marks(server: Live, fold_id: int) -> set[tuple[str, float]]:
 
 def new_mark(server: Live, fold_id: int, seen: set[tuple[str, float]]) -> set[tuple[str, float]]:
     """Wait until the fold has begun again."""
-    found: set[tuple[str, float]] = until(lambda: marks(server, fold_id) - seen, 60, server.evidence)
+    found: set[tuple[str, float]] = until(lambda: marks(server, fold_id) - seen, 300, server.evidence)
     return found
 
 
 def kill_runner(server: Live) -> int:
     [pid] = [pid for pid, command in server.children().items() if "runner@" in command and "celery" in command]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: pid not in server.children(), 30, "the worker is dead")
+    until(lambda: pid not in server.children(), 120, "the worker is dead")
     return pid
 
 
@@ -89,7 +89,7 @@ def test_a_server_that_is_stopped_costs_a_fold_no_attempt(own: Live, write) -> N
     organiser = Organiser(own)
     iris = split_iris(organiser)
     fold_id = organiser.fold(iris, write(SLOW.format(fit=8, predict=0)), range(50))
-    until(lambda: marks(own, fold_id), 60, own.evidence)
+    until(lambda: marks(own, fold_id), 300, own.evidence)
     own.stop()
     own.start()
     record = organiser.tested(fold_id)

@@ -64,7 +64,7 @@ def test_a_fold_in_the_middle_is_finished_afterwards(own: Live, write, fault: Ca
     organiser.tested(organiser.fold(iris, write(HONEST), range(50)))  # the runner is up
     running = organiser.fold(iris, write(SLOW.format(fit=1.5, predict=0)), range(50))
     waiting = [organiser.fold(iris, write(HONEST), range(50)) for _ in range(3)]
-    until(lambda: organiser.look(running)["started_at"], 90, lambda: f"the fold has started: {own.evidence()}")
+    until(lambda: organiser.look(running)["started_at"], 300, lambda: f"the fold has started: {own.evidence()}")
     fault(own)
     for record in organiser.ended(running, *waiting):
         assert record["state"] == "TESTED", record["log_messages"]

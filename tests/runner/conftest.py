@@ -18,7 +18,8 @@ from test_files.kits import Kit
 from tests.runner.folds import ALL, classifier
 from tests.runner.helpers import split_job
 
-HASTY = Limits(soft_time=1.0, hard_time=2.0)
+HASTY = Limits(soft_time=4.0, hard_time=8.0)
+"""Short, but long enough for a fold to begin on a machine that is busy."""
 
 _numbers = itertools.count()
 

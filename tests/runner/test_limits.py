@@ -1,5 +1,6 @@
 """A fold past its limits: told, then killed."""
 
+import contextlib
 import os
 import signal
 import time
@@ -19,7 +20,7 @@ def test_past_the_soft_limit_an_exception_shows_where(stage, run, hasty_executor
     code = {"train": {"fit": "time.sleep(600)"}, "validation": {"predict": "time.sleep(600)"}}
     started = time.monotonic()
     outcome = run(by=hasty_executor, **code.get(stage, {"predict": "if TEST: time.sleep(600)"}))
-    assert time.monotonic() - started > 0.9
+    assert time.monotonic() - started >= HASTY.soft_time
     assert_failed(outcome, Reason.TIME_LIMIT, stage, "time.sleep(600)", "Soft Time Limit Exceeded")
     assert 'File "classifier.py"' in outcome.failure.message
 
@@ -55,7 +56,7 @@ def test_past_the_hard_limit_it_is_killed_with_all_it_started(fit, run, hasty_ex
     )
     started = time.monotonic()
     outcome = run(by=hasty_executor, fit=start + fit)
-    assert 1.9 < time.monotonic() - started < 3.5
+    assert HASTY.hard_time <= time.monotonic() - started < 60  # ended by itself it would take ten minutes
     assert_failed(outcome, Reason.TIME_LIMIT, "train", "Hard Time Limit Exceeded")
     assert outcome.output.startswith("started")
     wait_until(lambda: not processes_with(mark))
@@ -71,11 +72,13 @@ def test_a_machine_that_stands_still_past_both_limits_leaves_the_fold_its_time_t
         stopped = descendants()
         try:
             for pid in stopped:
-                os.kill(pid, signal.SIGSTOP)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
             wait_until(lambda: time.monotonic() > past_both)
         finally:
             for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
     assert_failed(outcome.result(), Reason.TIME_LIMIT, "train", "time.sleep(600)", "Soft Time Limit Exceeded")
 
 
@@ -85,7 +88,7 @@ def test_after_a_limit_the_next_fold_runs(run, hasty_executor):
 
 
 def test_the_clock_of_each_fold_is_its_own(run, hasty_executor):
-    """Ten folds of a quarter of a second, two at once: the limit of a second is none for all of them together."""
+    """Ten folds of six tenths of a second, two at once: the limit of four is none for all of them together."""
     with ThreadPoolExecutor(2) as pool:
-        outcomes = [pool.submit(run, by=hasty_executor, fit="time.sleep(0.25)") for _ in range(10)]
+        outcomes = [pool.submit(run, by=hasty_executor, fit="time.sleep(0.6)") for _ in range(10)]
     assert [outcome.result().state for outcome in outcomes] == 10 * ["TESTED"]

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from runner import look as module
 from runner.look import Look
 
 
@@ -50,6 +51,13 @@ def test_who_asks_while_it_hangs_takes_no_thread_and_no_more_time(hung):
             look(0.2)
     assert time.monotonic() - began < 3
     assert hung.readings == 1
+
+
+def test_a_reading_that_had_no_turn_is_waited_for_once_more(monkeypatch):
+    """The time is over before the thread has begun, as where the machine stood still meanwhile."""
+    monkeypatch.setattr(module, "GRACE", 60)
+    look = Look(lambda: time.sleep(0.3) or "there")
+    assert look(0) == "there"
 
 
 def test_it_looks_again_once_what_hung_is_back(hung):

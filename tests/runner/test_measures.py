@@ -6,20 +6,30 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 BURN = """
+print(time.process_time())
 end = time.process_time() + 0.3
 while time.process_time() < end:
     pass
+print(time.process_time())
 """
 
 
+def burnt(outcome):
+    """Seconds that it has burnt by its own clock: more than it wanted where the machine does not get what it counts."""
+    first, last = map(float, outcome.output.split())
+    return last - first
+
+
 def test_cpu_time_is_that_of_the_stage(run):
-    measures = run(fit=BURN).measures
-    assert 0.3 <= measures["train_cpu_time"] < 0.5
+    outcome = run(fit=BURN)
+    measures = outcome.measures
+    assert 0.3 <= measures["train_cpu_time"] < burnt(outcome) + 0.2
     assert measures["train_time"] >= 0.3
     assert measures["test_cpu_time"] < 0.2
-    measures = run(predict=f"if TEST:\n{textwrap.indent(BURN, '    ')}").measures
+    outcome = run(predict=f"if TEST:\n{textwrap.indent(BURN, '    ')}")
+    measures = outcome.measures
     assert measures["train_cpu_time"] < 0.2
-    assert 0.3 <= measures["test_cpu_time"] < 0.5
+    assert 0.3 <= measures["test_cpu_time"] < burnt(outcome) + 0.2
     assert measures["test_time"] >= 0.3
 
 
@@ -33,9 +43,9 @@ def test_sleep_is_time_but_no_cpu_time(run):
 
 
 def test_cpu_time_of_a_submissions_own_processes_counts(run):
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
-    measures = run(fit=f"subprocess.run([sys.executable, '-S', '-c', {burn!r}], check=True)").measures
-    assert 0.3 <= measures["train_cpu_time"] < 0.8
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(time.process_time())"
+    outcome = run(fit=f"subprocess.run([sys.executable, '-S', '-c', {burn!r}], check=True)")
+    assert 0.3 <= outcome.measures["train_cpu_time"] < float(outcome.output) + 0.5
 
 
 def test_cpu_time_of_a_fold_is_its_own(run):

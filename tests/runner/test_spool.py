@@ -52,7 +52,7 @@ def start(tmp_path, broker):
 
 def die(one):
     """What a killed process leaves: its files, without the lock; and it sends nothing any more."""
-    with one._lock:
+    with one._sending, one._lock:
         one._left.clear()
     one._held.close()
 

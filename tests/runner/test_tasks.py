@@ -36,7 +36,10 @@ def kept(tmp_path, monkeypatch):
 
     kept = spool.Spool(tmp_path / "spool", refuse, pause=60)
     monkeypatch.setattr(tasks, "kept", lambda: kept)
-    return kept
+    yield kept
+    with kept._sending, kept._lock:
+        kept._left.clear()  # its thread ends
+    kept.close()
 
 
 @pytest.fixture(autouse=True)
@@ -350,6 +353,14 @@ def test_names_can_not_leave_the_share(name, share, split, sent, fake):
 # --- progress ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def timers(monkeypatch):
+    """The timers of the folds' first reports. They come due when a test calls their function, not of themselves."""
+    made = []
+    monkeypatch.setattr(tasks, "Timer", lambda *args: made.append(threading.Timer(*args)) or made[-1])
+    return made
+
+
 def progress(sent):
     return [message for name, message in list(sent) if name == "runapp.tasks.save_progress"]
 
@@ -391,12 +402,10 @@ def test_a_long_fold_reports_that_it_runs_and_then_each_stage(split, sent, fake,
     assert [name for name, _ in sent][-1] == "runapp.tasks.save_fold"
 
 
-def test_what_was_done_before_the_first_report_is_in_it(split, sent, fake, monkeypatch):
-    monkeypatch.setattr(tasks, "PROGRESS_AFTER", 0.2)
-
+def test_what_was_done_before_the_first_report_is_in_it(split, sent, fake, timers):
     def stages(job, on_stage):
         on_stage("train", MEASURES)
-        wait_until(lambda: len(progress(sent)) == 1)
+        timers[0].function()
         return Outcome("TRAINED", Failure(Reason.USER_CODE, "validation", "x"))
 
     fake(stages)
@@ -406,15 +415,12 @@ def test_what_was_done_before_the_first_report_is_in_it(split, sent, fake, monke
     assert MEASURES.items() <= only.items()
 
 
-def test_the_end_is_no_progress(split, sent, fake, monkeypatch):
+def test_the_end_is_no_progress(split, sent, fake, timers):
     """The timer that is late, between the last stage and the result: the predictions are not there yet."""
-    monkeypatch.setattr(tasks, "PROGRESS_AFTER", 0.05)
-    timers = []
-    monkeypatch.setattr(tasks, "Timer", lambda *args: timers.append(threading.Timer(*args)) or timers[-1])
 
     def stages(job, on_stage):
         on_stage("test", {"test_time": 0.1})
-        timers[0].join()
+        timers[0].function()
         return Outcome("TESTED")
 
     fake(stages)
@@ -422,11 +428,11 @@ def test_the_end_is_no_progress(split, sent, fake, monkeypatch):
     assert progress(sent) == []
 
 
-def test_nothing_is_reported_after_the_end(split, sent, fake, monkeypatch):
-    monkeypatch.setattr(tasks, "PROGRESS_AFTER", 0.1)
+def test_nothing_is_reported_after_the_end(split, sent, fake, timers):
     before = set(threading.enumerate())
     fake(lambda job, on_stage: Outcome("TESTED"))
     run(tasks.train_test_submission_fold, fold_message())
+    assert timers[0].finished.is_set()  # cancelled: it was not due yet
     wait_until(lambda: set(threading.enumerate()) <= before)
     assert [name for name, _ in sent] == ["runapp.tasks.save_fold"]
 

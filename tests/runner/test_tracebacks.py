@@ -216,7 +216,7 @@ def f():
 def test_a_huge_message_loses_its_middle(run):
     started = time.perf_counter()
     text = run("def f():\n    raise ValueError('a' * 50_000_000 + 'the end')")
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30
     assert len(text) < tracebacks.MAX_CHARACTERS + 100
     assert text.startswith("Traceback")
     assert "characters left out" in text

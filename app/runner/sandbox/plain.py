@@ -27,6 +27,7 @@ from runner import datasets
 from runner.jobs import Failure, FoldJob, Limits, Outcome, Reason, SplitJob
 from runner.sandbox import launch, wire
 from runner.sandbox.report import Hearing, OnStage, parse, why
+from runner.sandbox.watch import LATE
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class _Run:
             )
         os.close(tell)
         # The clock starts with the first word: Python's own start and reading the data are not the submission's.
-        began, pending, soft, killed = time.monotonic() + _START_SECONDS, b"", False, ""
+        began, pending, soft, spared, killed = time.monotonic() + _START_SECONDS, b"", False, False, ""
         hard = self._limits.hard_time
         try:
             while not killed:
@@ -151,6 +152,8 @@ class _Run:
                         yield self.last, _measures(process.pid)
                     if self.last[:1] in (["test"], ["failed"], ["done"]):
                         killed = "done"
+                elif soft and not spared and (late := time.monotonic() - began - until) > LATE:
+                    spared, hard = True, hard + late  # as watch does
                 elif soft:
                     killed = "hard"
                 else:
