@@ -545,6 +545,8 @@ def missing_packages() -> list[str]:
     return [kind.package for kind in kinds if kind.find() is None]
 
 
+WORKERS = 4
+"""Among how many processes the ports are divided."""
 _given_ports: set[int] = set()
 
 
@@ -556,6 +558,9 @@ def free_port() -> int:
     """
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports = range(10_000, first_outgoing) if first_outgoing > 12_000 else range(10_000, 65_536)
+    # Each process of pytest-xdist has ports of its own: another could be given the same before it is used.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = ports[worker % WORKERS :: WORKERS]
     for port in random.SystemRandom().sample(ports, k=200):
         if port in _given_ports:
             continue

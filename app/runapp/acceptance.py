@@ -36,6 +36,9 @@ SLEEP = 2.0
 POLL = 0.5
 """Seconds between two looks at the canaries."""
 
+LAST_SECONDS = 60.0
+"""How long canaries that run are waited for before they are deleted."""
+
 SAY = 10.0
 """Seconds between two lines that say what is waited for."""
 
@@ -161,9 +164,16 @@ class Acceptance:
         self.verdicts: dict[tuple[str, str], Verdict] = {}
         self.last_round: dict[str, float] = {}
         self.began_at, self.began = timezone.now(), time.monotonic()
+        self._interrupted = False
+
+    def interrupt(self, *_: object) -> None:
+        """The handler of a signal. A second one does not stop the cleaning, which takes seconds."""
+        if not self._interrupted:
+            self._interrupted = True  # for the next look, as what is raised within a finalizer is lost
+            raise KeyboardInterrupt
 
     def run(self) -> dict[tuple[str, str], Verdict]:
-        """(runner, queue) -> verdict. Raises DemoError where the API refuses or does not answer."""
+        """(runner, queue) -> verdict. Raises DemoError where the API refuses or does not answer, KeyboardInterrupt."""
         try:
             with tempfile.TemporaryDirectory(prefix="datarun-canary-") as folder:
                 self._write(Path(folder))
@@ -186,6 +196,8 @@ class Acceptance:
     def _watch(self) -> None:
         said = 0.0
         while (missing := self._missing()) and self.seconds < self.timeout:
+            if self._interrupted:
+                raise KeyboardInterrupt
             queues = {queue for _, queue in missing}
             if self.data_id is None and not self.splits and SPLITS not in queues:
                 return  # each runner failed to split
@@ -314,6 +326,7 @@ class Acceptance:
         if self.splits or self.folds:
             _try("revoke what still waits", lambda: current_app.control.revoke(tasks))
             time.sleep(SLEEP + 1)  # what runs comes to its end
+            _try("ask what still runs", lambda: _wait_for({*tasks}))
         data_sets.delete()  # with submissions, folds and files (runapp.signals)
         for task in filter(None, tasks):
             _try("forget a result", current_app.AsyncResult(task).forget)
@@ -328,6 +341,15 @@ def _free_ids() -> int:
         ]
         if not any(used):
             return first
+
+
+def _wait_for(tasks: set[str]) -> None:
+    """Until no worker runs one of the tasks, or LAST_SECONDS: a split would write to a folder that is being deleted."""
+    deadline = time.monotonic() + LAST_SECONDS
+    while time.monotonic() < deadline:
+        active = current_app.control.inspect(timeout=SLEEP).active() or {}
+        if not any(task["id"] in tasks for running in active.values() for task in running):
+            return
 
 
 def _try(what: str, work: Callable[[], Any]) -> None:

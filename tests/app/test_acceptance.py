@@ -1,5 +1,7 @@
 """The parts of runapp.acceptance that need no runner; the whole of it: tests/e2e/test_acceptance.py."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,21 @@ def test_a_runner_at_work_on_other_folds_is_not_blamed(run):
 def test_a_runner_whose_folds_ended_before_is_blamed(run):
     SubmissionFold.objects.create(databoard_sf_id=1, runner="celery@one", state="TESTED")
     assert run._unreached(ONE, "celery").blamed
+
+
+def test_a_signal_whose_error_is_lost_ends_it_all_the_same(run, monkeypatch):
+    """As one that is raised within a finalizer is."""
+    monkeypatch.setattr(run, "_send", lambda queue: None)
+    with pytest.raises(KeyboardInterrupt):
+        run.interrupt()
+    run.interrupt()  # a second one does not stop the cleaning
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+
+
+def test_canaries_that_run_are_deleted_when_they_have_ended(run, monkeypatch):
+    answers = [{"celery@one": [{"id": "other"}, {"id": "split"}]}, {"celery@one": [{"id": "other"}]}]
+    inspect = SimpleNamespace(active=lambda: answers.pop(0))
+    monkeypatch.setattr(acceptance.current_app.control, "inspect", lambda timeout: inspect)
+    acceptance._wait_for({"split", "fold"})
+    assert answers == []

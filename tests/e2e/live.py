@@ -76,6 +76,13 @@ class Live:
                 continue
         return found
 
+    def worker(self, name: str) -> int:
+        """The pid of a worker that it started, not of what is about to become another program there."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        [pid] = [pid for pid, command in self.children().items() if f"{name}@" in command and str(pid) in children]
+        return pid
+
     def evidence(self) -> str:
         """What a failed test shows of the server."""
         return "\n".join([self.log.read_text()[-3000:], *(f"{pid} {line}" for pid, line in self.children().items())])

@@ -191,7 +191,7 @@ def test_the_workers_say_what_they_do(cluster: Cluster) -> None:
     def told() -> Any:
         workers = json.loads(cluster.manage("workers"))
         one, two = workers.get("celery@one"), workers.get("celery@two")
-        return one if one and two and one["queues"] else None  # which each says in a second answer
+        return one if one and two and one["queues"] else None  # its queues are another answer of it
 
     one = until(told, 300, "both workers answer")
     assert (one["slots"], one["busy"], one["queues"]) == (2, 0, ["L", "celery"])

@@ -1,6 +1,5 @@
 """How folds end that go wrong, and what is seen while they run."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +37,24 @@ def test_a_submission_s_mistake_is_shown_with_its_own_frames(organiser: Organise
 
 
 @pytest.fixture(scope="module")
-def past_limits(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[dict[str, Any]]]:
+def past_limits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Two folds that know no end, the second deaf to the soft limit, on a server whose limits are short."""
     shared = request.getfixturevalue("live") if on_services() else None
     if shared:
         shared.stop()  # its runner shares the queues, but neither the folders nor the limits
     folder = tmp_path_factory.mktemp("limits")
-    server = Live(folder / "home", DR_SOFT_TIME_LIMIT="10", DR_HARD_TIME_LIMIT="25", DATARUN_SLOTS="2").start()
-    organiser = Organiser(server)
-    files = [
-        organiser.submission(folder / str(number), {"classifier.py": text})
-        for number, text in enumerate((SLOW.format(fit=600, predict=0), DEAF))
-    ]
-    yield organiser.ended(*organiser.folds(split_iris(organiser), *files))
-    server.stop()
-    if shared:
-        shared.start()
+    server = Live(folder / "home", DR_SOFT_TIME_LIMIT="10", DR_HARD_TIME_LIMIT="25", DATARUN_SLOTS="2")
+    try:
+        organiser = Organiser(server.start())
+        files = [
+            organiser.submission(folder / str(number), {"classifier.py": text})
+            for number, text in enumerate((SLOW.format(fit=600, predict=0), DEAF))
+        ]
+        return organiser.ended(*organiser.folds(split_iris(organiser), *files))
+    finally:
+        server.stop()
+        if shared:
+            shared.start()  # for the tests that come next
 
 
 def test_a_fold_past_the_soft_limit_ends_with_its_name(past_limits: list[dict[str, Any]]) -> None:

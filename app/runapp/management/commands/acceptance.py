@@ -8,8 +8,7 @@ import os
 import signal
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from django.core.management import BaseCommand, CommandError
 from rich import box
@@ -63,12 +62,13 @@ class Command(BaseCommand):
             if not ca.is_file():
                 raise CommandError(f"--ca {ca}: there is no such file")
             os.environ["REQUESTS_CA_BUNDLE"] = str(ca)  # which requests, and so the client, reads
-        # The ssh connection that goes away, or systemd: what was sent is deleted all the same.
-        for number in SIGNALS:
-            signal.signal(number, _interrupt)
         try:
             server = Server(url, env.text("USER_LOGIN"), env.text("USER_PSWD"))
-            verdicts = Acceptance(server, runners, timeout, self._say).run()
+            acceptance = Acceptance(server, runners, timeout, self._say)
+            # The ssh connection that goes away, or systemd: what was sent is deleted all the same.
+            for number in SIGNALS:
+                signal.signal(number, acceptance.interrupt)
+            verdicts = acceptance.run()
         except (DemoError, env.ConfigurationError) as error:
             raise CommandError(str(error)) from None
         except KeyboardInterrupt:
@@ -94,12 +94,6 @@ def _runner(text: str) -> Runner:
     if not (slots or "1").isdecimal() or int(slots or 1) < 1:
         raise ArgumentTypeError(f"{text!r}: {slots!r} is no number of slots: {right}")
     return Runner(name, words, int(slots or 1))
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    for each in SIGNALS:  # a second one must not stop the cleaning, which takes seconds
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _as_json(runners: list[Runner], verdicts: Verdicts) -> str:
