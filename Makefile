@@ -17,7 +17,7 @@ IN_SANDBOX := numpy pandas scipy sklearn joblib
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos cluster-down rig
+.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down rig
 
 demo: sandbox $(VENV)/.demo  ## run three whole challenges on the embedded default
 	@cd app && ../$(BIN)/python -m test_files
@@ -65,6 +65,9 @@ cluster-test: rig $(VENV)/.cluster  ## make one, test it, change it, remove it, 
 
 cluster-chaos: cluster  ## make chaos on a cluster of test hosts, with their power, links, disks and clocks
 	@CHAOS_SEED=$(SEED) CHAOS_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/cluster -m chaos $(ARGS)
+
+operations-test: cluster  ## upgrade, back up, restore, replace ... a cluster of test hosts under load, and remove it: an hour or more
+	@trap '$(ACTIVE) molecule destroy' EXIT; $(BIN)/python -m pytest tests/cluster -m operations $(ARGS)
 
 cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (molecule/hosts clean removes those)
 	@$(ACTIVE) molecule destroy

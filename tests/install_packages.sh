@@ -5,7 +5,7 @@
 # With nothing to do it is silent.
 set -eu
 
-wanted=${*:-"postgresql rabbitmq-server redis-server bubblewrap libseccomp2 python3-venv"}
+wanted=${*:-"postgresql rabbitmq-server redis-server bubblewrap libseccomp2 restic python3-venv"}
 
 command -v dpkg-query >/dev/null || { echo "not a Debian system; install by hand what is missing of: $wanted"; exit 0; }
 

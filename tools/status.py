@@ -1,35 +1,26 @@
 """The cluster as a table, a line a runner: `ansible-inventory -i inventories/CLUSTER --list | python -m tools.status`.
 
-It reads an inventory as `ansible-inventory --list` prints it, connects to all hosts at once and waits for none
-longer than TIMEOUT. A host that does not answer is a line of the table. Host keys are those of known_hosts, or of
-the UserKnownHostsFile in ansible_ssh_common_args (nothing else of it is read); ANSIBLE_HOST_KEY_CHECKING=False
-accepts any.
+It reads an inventory as `ansible-inventory --list` prints it and asks all hosts at once (tools.hosts). A host that does
+not answer is a line of the table.
 """
 
 import json
-import os
-import re
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-TIMEOUT = 20.0
-"""Seconds to wait for a connection, and then for each answer."""
+from tools import hosts
+from tools.hosts import AS_ROOT, Host, InventoryError, Run, read_inventory, with_connection
 
 WIDTH = 200
 """Columns where nobody watches a terminal."""
-
-AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -s; else exec sudo -n sh -s; fi'
 
 PROBE = r"""
 say() { printf '%s=%s\n' "$1" "$2"; }
@@ -54,26 +45,6 @@ say share "$(timeout -k 1 5 test -e "${DATARUN_SHARE_MARKER:-/mnt/datarun/.datar
 WORKERS = "datarun-manage workers"
 
 
-class StatusError(Exception):
-    """The inventory can't be used, or a host does not answer; the message is for a person."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """As the inventory has it."""
-
-    name: str
-    variables: dict[str, Any]
-
-    @property
-    def local(self) -> bool:
-        return self.variables.get("ansible_connection") == "local"
-
-    @property
-    def address(self) -> str:
-        return str(self.variables.get("ansible_host", self.name))
-
-
 @dataclass
 class State:
     """What a runner said. problem: why it said nothing, or not all. skew: seconds that its clock is ahead."""
@@ -82,26 +53,6 @@ class State:
     reachable: bool = False
     skew: float = 0.0
     values: dict[str, str] = field(default_factory=dict)
-
-
-Run = Callable[[str, str], tuple[str, str]]
-"""(command, stdin) -> (stdout, stderr), as far as they came within TIMEOUT."""
-
-
-def read_inventory(source: IO[str]) -> tuple[Host, list[Host]]:
-    """The master and the runners."""
-    try:
-        inventory = json.load(source)
-        variables = inventory["_meta"]["hostvars"]
-        names = {group: inventory.get(group, {}).get("hosts", []) for group in ("master", "runners")}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise StatusError(
-            "stdin is no inventory in JSON: ansible-inventory -i inventories/<cluster> --list | python -m tools.status"
-        ) from None
-    if len(names["master"]) != 1 or not names["runners"]:
-        raise StatusError("the inventory needs one host in the group master and at least one in the group runners")
-    [master], runners = ([Host(name, variables.get(name, {})) for name in group] for group in names.values())
-    return master, runners
 
 
 def look(host: Host) -> State:
@@ -116,7 +67,7 @@ def look(host: Host) -> State:
         out, err = run(AS_ROOT, PROBE)
         state.values = parse(out)
         if "share" not in state.values:
-            state.problem = err.strip() or f"no whole answer within {TIMEOUT:g} s: a share that hangs?"
+            state.problem = err.strip() or f"no whole answer within {hosts.TIMEOUT:g} s: a share that hangs?"
 
     try:
         with_connection(host, ask)
@@ -142,75 +93,6 @@ def ask_workers(master: Host) -> tuple[dict[str, Any], str]:
         return {}, f"{WORKERS} on {master.name}: {err.strip() or 'no answer'}"
     except Exception as error:
         return {}, f"{master.name} is not reachable: {error}"
-
-
-def with_connection(host: Host, use: Callable[[Run], None]) -> None:
-    if host.local:
-        use(run_here)
-        return
-    import paramiko  # only here: a cluster on this machine needs no ssh
-
-    client = paramiko.SSHClient()
-    if os.environ.get("ANSIBLE_HOST_KEY_CHECKING", "True").lower() in ("false", "no", "0", "off"):
-        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())  # known nowhere: no file is loaded or written
-    else:
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        client.load_system_host_keys(known_hosts(host))
-    key = host.variables.get("ansible_ssh_private_key_file")
-    port = int(host.variables.get("ansible_port", 22))
-    try:
-        client.connect(
-            host.address,
-            port,
-            username=host.variables.get("ansible_user"),
-            key_filename=str(Path(key).expanduser()) if key else None,
-            timeout=TIMEOUT,
-            banner_timeout=TIMEOUT,
-            auth_timeout=TIMEOUT,
-        )
-        use(lambda command, stdin: run_there(client, command, stdin))
-    finally:
-        client.close()
-
-
-def known_hosts(host: Host) -> str | None:
-    """The file of host keys that ssh is told of; None: the user's."""
-    found = re.search(r"UserKnownHostsFile[= ](\S+)", str(host.variables.get("ansible_ssh_common_args", "")))
-    return str(Path(found[1]).expanduser()) if found else None
-
-
-def run_here(command: str, stdin: str) -> tuple[str, str]:
-    # As a list of its own: a shell that hangs on a share would keep the pipe open.
-    with subprocess.Popen(
-        ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            return process.communicate(stdin, timeout=TIMEOUT)
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            return _text(error.stdout), _text(error.stderr)
-
-
-def run_there(client: Any, command: str, stdin: str) -> tuple[str, str]:
-    channel = client.get_transport().open_session(timeout=TIMEOUT)
-    channel.exec_command(command)
-    channel.sendall(stdin.encode())
-    channel.shutdown_write()
-    deadline, out, err = time.monotonic() + TIMEOUT, b"", b""
-    while time.monotonic() < deadline:
-        ended = channel.exit_status_ready()  # before the last look, so that nothing that came in between is missed
-        while channel.recv_ready():
-            out += channel.recv(65536)
-        while channel.recv_stderr_ready():
-            err += channel.recv_stderr(65536)
-        if ended and channel.eof_received:
-            break
-        time.sleep(0.02)
-    return _text(out), _text(err)
-
-
-def _text(printed: Any) -> str:
-    return printed.decode(errors="replace") if isinstance(printed, bytes) else printed or ""
 
 
 def row(name: str, state: State, worker: dict[str, Any] | None) -> list[str]:
@@ -274,12 +156,8 @@ def table(rows: list[list[str]]) -> Table:
     return result
 
 
-def main() -> int:
-    try:
-        master, runners = read_inventory(sys.stdin)
-    except StatusError as error:
-        print(error, file=sys.stderr)
-        return 1
+def report(master: Host, runners: list[Host], width: int = WIDTH) -> str:
+    """The table, and why some of it is not known."""
     with ThreadPoolExecutor(len(runners) + 1) as pool:
         asked = pool.submit(ask_workers, master)
         states = list(pool.map(look, runners))
@@ -287,15 +165,23 @@ def main() -> int:
     rows = [
         row(host.name, state, workers.get(f"celery@{host.name}")) for host, state in zip(runners, states, strict=True)
     ]
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = Console(highlight=False, width=width)
     with console.capture() as capture:
         console.print(table(rows))
         if problem:
             console.print(Text(f"Busy slots and folds done are not known: {problem}"))
-    for line in capture.get().splitlines():
-        print(line.rstrip())  # blanks at a line's end would make Ansible print all on one
+    # Blanks at a line's end would make Ansible print all on one.
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def main() -> int:
+    try:
+        master, runners = read_inventory(sys.stdin.read())
+    except InventoryError as error:
+        print(error, file=sys.stderr)
+        return 1
+    console = Console()
+    print(report(master, runners, console.width if console.is_terminal else WIDTH))
     return 0
 
 

@@ -39,6 +39,12 @@ def write_sums(version: Path) -> None:
     part.replace(_sums_file(version))
 
 
+def is_whole(version: Path) -> bool:
+    """Whether a version is what its sums say; where it has none (it is older than them), whether it is there."""
+    sums = _sums_file(version)
+    return version.is_dir() and (not sums.exists() or sums.read_bytes() == _sums(version, version.name))
+
+
 class Copies:
     """Below folder, at most `most` bytes. What an interrupted copy left is removed."""
 

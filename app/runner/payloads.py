@@ -88,6 +88,11 @@ def check(text: str) -> None:
         pass
 
 
+def is_there(text: str) -> bool:
+    """False where the text names a file that is not there."""
+    return not is_file(text) or _path(text).is_file()
+
+
 def delete(text: str) -> None:
     if is_file(text):
         _path(text).unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""Every default of a role is in its argument spec with the same value; what is required has none."""
+"""What holds for all roles: their defaults are those of their argument specs; none installs on a host from an image."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
@@ -23,3 +26,52 @@ def test_defaults_are_those_of_the_argument_spec(role):
         assert name == role or name.startswith(f"{role}_")
         assert option["description"]
         assert not (option.get("required") and "default" in option), name
+
+
+INSTALLS = {"ansible.builtin.apt", "ansible.builtin.pip"}
+INCLUDES = "ansible.builtin.import_tasks", "ansible.builtin.include_tasks"
+
+
+def tasks(role: str, file: str, conditions: str = "") -> Iterator[tuple[dict[str, Any], str]]:
+    """Each task of a file, of its blocks and of the files that it includes, with all conditions above it."""
+    yield from inside(role, load(role, f"tasks/{file}"), conditions)
+
+
+def inside(role: str, block: list[dict[str, Any]], conditions: str) -> Iterator[tuple[dict[str, Any], str]]:
+    for task in block:
+        under = f"{conditions} and {task.get('when', '')}"
+        yield task, under
+        yield from inside(role, task.get("block", []), under)
+        for include in INCLUDES:
+            if include in task:
+                yield from tasks(role, task[include], under)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_nothing_is_installed_on_a_host_from_an_image(role: str) -> None:
+    met = [(task["name"], under) for task, under in tasks(role, "main.yml") if INSTALLS & task.keys()]
+    assert [name for name, under in met if "and not from_image | bool" not in f"and {under}"] == []
+    # Those that no other role or playbook reaches but by way of main.yml.
+    files = [path.name for path in (ROOT / "roles" / role / "tasks").iterdir()]
+    every = {
+        task["name"]
+        for file in files
+        if file != "remove.yml"
+        for task, _ in tasks(role, file)
+        if INSTALLS & task.keys()
+    }
+    assert every == {name for name, _ in met}
+
+
+def test_an_image_is_held_against_the_packages_of_all_roles() -> None:
+    words = (ROOT / "playbooks/tasks/validate_image.yml").read_text()
+    for group, playbook in (("master", "master_install.yml"), ("runners", "runners_install.yml")):
+        [listed] = [part for part in words.split("[") if f"inventory_hostname in groups.{group}" in part]
+        [play] = [play for play in yaml.safe_load((ROOT / "playbooks" / playbook).read_text()) if "roles" in play]
+        roles = [role["role"] for role in play["roles"]]
+        for role in roles:
+            met = [task for task, _ in tasks(role, "main.yml") if "ansible.builtin.apt" in task]
+            # The authority alone needs what makes certificates.
+            assert (f"'{role}'" in listed) == (bool(met) and (role, group) != ("pki", "runners")), role
+            if f"'{role}'" in listed:
+                assert f"__{role}_packages" in load(role, "vars/main.yml")

@@ -10,8 +10,9 @@ import time
 import pytest
 from rich.console import Console
 
-from tools import status
-from tools.status import Host, State, StatusError
+from tools import hosts, status
+from tools.hosts import Host, InventoryError
+from tools.status import State
 
 PRINTED = """
 state=active
@@ -37,7 +38,7 @@ INVENTORY = {
 
 
 def read(inventory):
-    return status.read_inventory(io.StringIO(json.dumps(inventory)))
+    return hosts.read_inventory(json.dumps(inventory))
 
 
 def cells(*arguments):
@@ -56,19 +57,19 @@ def test_it_reads_what_ansible_inventory_prints():
 
 def test_host_keys_are_where_ssh_is_told_to_look():
     told = "-o UserKnownHostsFile=/rig/known_hosts -o StrictHostKeyChecking=yes"
-    assert status.known_hosts(Host("r1", {"ansible_ssh_common_args": told})) == "/rig/known_hosts"
-    assert status.known_hosts(Host("r1", {})) is None
+    assert hosts.known_hosts(Host("r1", {"ansible_ssh_common_args": told})) == "/rig/known_hosts"
+    assert hosts.known_hosts(Host("r1", {})) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"_meta": {}}', "runners:"])
 def test_it_says_what_an_inventory_is(text):
-    with pytest.raises(StatusError, match="ansible-inventory -i"):
-        status.read_inventory(io.StringIO(text))
+    with pytest.raises(InventoryError, match="ansible-inventory -i"):
+        hosts.read_inventory(text)
 
 
 @pytest.mark.parametrize("group", ["master", "runners"])
 def test_it_rejects_an_inventory_without(group):
-    with pytest.raises(StatusError, match=group):
+    with pytest.raises(InventoryError, match=group):
         read(INVENTORY | {group: {"hosts": []}})
 
 
@@ -116,7 +117,7 @@ def test_a_host_that_is_bare():
 
 
 def test_the_probe_runs_here(monkeypatch):
-    monkeypatch.setattr(status, "TIMEOUT", 120.0)
+    monkeypatch.setattr(hosts, "TIMEOUT", 120.0)
     began = time.time()
     state = status.look(Host("here", {"ansible_connection": "local"}))
     assert state.reachable
@@ -127,7 +128,7 @@ def test_the_probe_runs_here(monkeypatch):
 
 
 def test_an_answer_that_hangs_is_kept_as_far_as_it_came(monkeypatch):
-    monkeypatch.setattr(status, "TIMEOUT", 5.0)
+    monkeypatch.setattr(hosts, "TIMEOUT", 5.0)
     monkeypatch.setattr(status, "AS_ROOT", "exec sh -s")
     monkeypatch.setattr(status, "PROBE", "echo state=active; exec sleep 300")
     state = status.look(Host("here", {"ansible_connection": "local"}))
@@ -150,7 +151,7 @@ def silent():
 
 def test_hosts_that_do_not_answer_are_lines_of_the_table(silent, monkeypatch, capsys):
     pytest.importorskip("paramiko")
-    monkeypatch.setattr(status, "TIMEOUT", 1.0)
+    monkeypatch.setattr(hosts, "TIMEOUT", 1.0)
     refused = {"ansible_host": "127.0.0.1", "ansible_port": 9, "ansible_user": "root"}
     inventory = {
         "_meta": {"hostvars": {"m": refused, "r1": refused, "r2": refused | {"ansible_port": silent}}},
@@ -205,7 +206,7 @@ def test_a_real_ssh_session_is_read_to_its_end(tmp_path, monkeypatch):
             return client
 
     try:
-        out, err = status.run_there(Client(), "anything", "from stdin")
+        out, err = hosts.run_there(Client(), "anything", "from stdin")
     finally:
         client.close()
         server.close()

@@ -24,6 +24,7 @@ VARIABLES = {
     "vault_master_admin_password": "p4",
     "vault_master_secret_key": "p5",
     "vault_runner_secret": "p6",
+    "vault_backup_password": "p7",
     "vault_sciencefs_private_key": "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n",
 }
 RUNNERS = {
@@ -264,3 +265,50 @@ def test_it_rejects_all_that_is_wrong_with_a_host_at_once(cluster):
     assert "r1: its distribution is" in found
     for _, problem in wrong.values():
         assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"backup_repository": "backups"}, "backup_repository is 'backups': it must be a whole path"),
+        ({"backup_repository": "/mnt/datarun/data/backup"}, "is within cluster_data_dir, which is backed up there"),
+        ({"backup_keep_daily": "7"}, "backup_keep_daily is '7': it must be a whole number"),
+        (dict.fromkeys(("backup_keep_daily", "backup_keep_weekly", "backup_keep_monthly"), 0), "are all 0"),
+        ({"backup_environment": {"AWS KEY": "x"}}, "backup_environment must be names of environment variables"),
+        ({"backup_schedule": "at night"}, "backup_schedule is 'at night': it must be an OnCalendar"),
+    ],
+    ids=str,
+)
+def test_backups_are_as_they_can_be(variables, told, cluster):
+    cluster.variables |= variables
+    found = cluster.rejected(validate_distributions=here())
+    assert told in found
+    assert str(cluster.main if "environment" not in told else cluster.vault) in found
+
+
+@pytest.mark.parametrize("repository", ["/srv/backup", "sftp:backup@192.0.2.9:/srv", "s3:https://s3.example.org/b"])
+def test_a_repository_may_be_anywhere(repository, cluster):
+    cluster.variables["backup_repository"] = repository
+    done = cluster.validate(validate_distributions=here())
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_host_that_is_no_image_is_told_what_it_lacks(cluster):
+    """This machine: nothing of datarun is in the folders that are asked for."""
+    cluster.variables |= {
+        "common_packages": ["no-such-package=1.0"],
+        "master_venv": "/nowhere/m",
+        "runner_venv": "/nowhere",
+    }
+    cluster.runners["r2"]["from_image"] = True
+    found = cluster.rejected(validate_distributions=here())
+    assert "r2 was made from no image (it has no /etc/datarun/image.json): it lacks Debian packages: " in found
+    assert "no-such-package" in found and "no-such-package=" not in found
+    assert "and datarun as it is in this checkout, in /nowhere. site.yml without from_image, with --limit r2," in found
+    assert "r1 was made from" not in found
+    assert "boss was made from" not in found
+
+
+def test_it_rejects_a_from_image_that_is_no_boolean(cluster):
+    cluster.runners["r2"]["from_image"] = "perhaps"
+    assert "from_image is 'perhaps': it must be true or false" in cluster.rejected()

@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from amqp.exceptions import AccessRefused
+from celery import current_app
 from django.db import transaction
 from django.utils import timezone
 
@@ -57,6 +59,20 @@ def test_a_fold_is_accepted_while_the_broker_is_down(api, iris, queues, broker_d
     [message] = queues.take("L")
     assert message.task_id == answer.body["task_id"]
     assert services.mend() == 0
+
+
+def test_a_fold_is_accepted_while_the_broker_refuses_the_masters_password(api, iris, queues, monkeypatch):
+    """As it does for a moment while passwords are changed."""
+
+    def refuse(*args, **how):
+        raise AccessRefused("Login was refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(current_app, "send_task", refuse)
+        assert api.new_fold(iris).status == 201
+    SubmissionFold.objects.update(created_at=timezone.now() - LONG)
+    assert services.mend() == 1
+    assert queues.folds() == [1]
 
 
 def test_a_fold_is_accepted_while_the_broker_is_frozen(api, iris, queues, frozen):

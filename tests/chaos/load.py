@@ -1,6 +1,7 @@
 """A steady load of folds, and what became of each that was accepted."""
 
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -72,6 +73,7 @@ class Load:
 
     def __init__(self, organiser: Organiser, folder: Path, seed: int, most_attempts: int = 3) -> None:
         self.organiser, self.random, self.most_attempts = organiser, random.Random(seed), most_attempts
+        self.moments: list[float] = []  # when a fold was accepted, from the begin of the last load to its end
         self.files = {}
         for name, kind in KINDS.items():
             self.files[name] = folder / name / "classifier.py"
@@ -93,6 +95,7 @@ class Load:
         A request without an answer may have been accepted or not: its fold is not counted.
         """
         accepted: dict[int, str] = {}
+        self.moments = [time.monotonic()]
         stop = threading.Event()
 
         def send() -> None:
@@ -106,6 +109,7 @@ class Load:
                     )  # fmt: skip
                     if answer.status_code == 201:
                         accepted[fold] = name
+                        self.moments.append(time.monotonic())
                     else:
                         assert answer.status_code >= 500, answer.text
 
@@ -116,6 +120,11 @@ class Load:
             finally:
                 stop.set()
             work.result()
+        self.moments.append(time.monotonic())
+
+    def longest_pause(self) -> float:
+        """Seconds in which nothing was accepted, at most, under the last steady load."""
+        return max(later - earlier for earlier, later in itertools.pairwise(self.moments))
 
     def judge(self, accepted: dict[int, str], bound: float) -> Verdict:
         """Wait until all have ended, `bound` seconds at most, then hold each against what it had to be."""

@@ -10,7 +10,10 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.chaos import table
+from tests.chaos.load import Load
+from tests.cluster import operations
 from tests.cluster.hosts import MASTER, RUNNERS, VARIABLES, run
+from tests.cluster.playbooks import Inventory
 from tests.e2e import live
 
 
@@ -50,6 +53,17 @@ def api(authority: Path) -> Iterator[Organiser]:
         yield Organiser()
 
 
+@pytest.fixture(scope="module")
+def load(api: Organiser, tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """For the operations under load; a module with a load of another kind has its own fixture."""
+    return Load(api, tmp_path_factory.mktemp("submissions"), table.SEED)
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Inventory:
+    return Inventory(tmp_path / "inventory")
+
+
 class OneAfterTheOther(LoadScopeScheduling):
     """What changes the cluster is done in one process; the single machine is a host of its own."""
 
@@ -64,3 +78,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 def pytest_terminal_summary() -> None:
     table.show("make cluster-chaos")
+    operations.show()

@@ -19,7 +19,7 @@ from testinfra.backend.paramiko import ParamikoBackend
 from testinfra.host import Host
 
 from tests.ansible.helpers import ENVIRONMENT, ROOT
-from tools import status
+from tools import hosts as machines
 
 INVENTORY = os.environ.get("DATARUN_INVENTORY", "inventories/molecule")
 
@@ -97,14 +97,14 @@ CLUSTER = [name for name in HOSTS if name in {MASTER, *RUNNERS}]
 class Backend(ParamikoBackend):
     """testinfra's own takes any host key, and does not know when a host hangs."""
 
-    def __init__(self, machine: status.Host) -> None:
+    def __init__(self, machine: machines.Host) -> None:
         super().__init__(machine.address, sudo=True)
         self.machine = machine
 
     @functools.cached_property
     def client(self) -> paramiko.SSHClient:
         client, variables = paramiko.SSHClient(), self.machine.variables
-        client.load_system_host_keys(status.known_hosts(self.machine))
+        client.load_system_host_keys(machines.known_hosts(self.machine))
         client.connect(
             self.machine.address,
             int(variables.get("ansible_port", 22)),
@@ -168,7 +168,7 @@ class Backend(ParamikoBackend):
 @functools.cache
 def host(name: str) -> Host:
     """testinfra's view of a host: files, sockets, services."""
-    machine = status.Host(name, VARIABLES[name])
+    machine = machines.Host(name, VARIABLES[name])
     return testinfra.get_host("local://", sudo=os.geteuid() != 0) if machine.local else Host(Backend(machine))
 
 

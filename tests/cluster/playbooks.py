@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,29 @@ class Inventory:
     def start(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(playbook, *arguments), cwd=ROOT, env=environment(), text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
     def play(self, playbook: str, *arguments: str, code: int = 0) -> "Recap":
         return finish(self.start(playbook, *arguments), code)
+
+    def break_off(self, playbook: str, *arguments: str, at: str) -> None:
+        """Run it until it begins the task of this name, and kill it there, as a lost terminal or a reboot does."""
+        process = self.start(playbook, *arguments)
+        assert process.stdout is not None
+        hung = threading.Timer(SECONDS, process.kill)
+        hung.start()
+        said = ""
+        try:
+            for line in process.stdout:
+                said += line
+                if f"[{at}]" in line or f" : {at}]" in line:
+                    return
+        finally:
+            hung.cancel()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise AssertionError(f"it never came to the task {at!r}:\n{said[-8000:]}")
 
 
 class Recap:

@@ -17,11 +17,6 @@ pytestmark = pytest.mark.scenario
 FIRST, SECOND = RUNNERS
 
 
-@pytest.fixture
-def inventory(tmp_path: Path) -> Inventory:
-    return Inventory(tmp_path / "inventory")
-
-
 @pytest.fixture(scope="module")
 def load(api: Organiser, tmp_path_factory: pytest.TempPathFactory) -> Load:
     return Load(api, tmp_path_factory.mktemp("load"))

@@ -6,6 +6,7 @@ from runapp.services.ending import RETRY_AFTER, wait_for_end
 from runapp.services.folds import create_folds
 from runapp.services.mending import PATIENCE, mend, requeue_all, send_anew
 from runapp.services.queueing import QueueError, declare_queues, publish_split
+from runapp.services.restoring import restored
 from runapp.services.results import advance, finish
 from runapp.services.runners import save_runner
 from runapp.services.waiting import explain
@@ -28,6 +29,7 @@ __all__ = [
     "mend",
     "publish_split",
     "requeue_all",
+    "restored",
     "save_runner",
     "send_anew",
     "wait_for_end",

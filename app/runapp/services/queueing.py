@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from amqp.exceptions import NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from celery import current_app
 from celery.result import denied_join_result
 from django.utils import timezone
@@ -116,7 +116,7 @@ def _send(name: str, message: dict[str, Any], task_id: str, queue: str) -> bool:
                 with suppress(Exception):
                     producer.connection.collect()
                 raise
-    except (OperationalError, OSError) as error:
+    except (OperationalError, OSError, AccessRefused) as error:  # refused: while passwords are changed
         log.warning("%s %s not queued, it will be: the broker is away (%s)", name, task_id, error)
         return False
     return True
