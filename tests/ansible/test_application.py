@@ -59,6 +59,7 @@ class Host:
             "application_source": str(source),
             "application_requirements": str(self.pins),
             "application_venv": str(self.venv),
+            "from_image": False,
         }
         done = ansible(
             "playbook", "-i", "localhost,", self.folder / "play.yml", "-e", json.dumps(variables), *arguments,

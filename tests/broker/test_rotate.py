@@ -47,7 +47,7 @@ def test_a_runner_that_is_refused_finishes_its_fold_and_ends_so_that_systemd_sta
     declared, change, worker, broker, share
 ):
     """With the new password it then sends what it could not."""
-    share.submission("slow", seconds=6)
+    share.submission("slow", "time.sleep(6)")
     old = declared.rabbitmq.add_user("refused", ".*", ".*", ".*")
     one = worker("one", DATARUN_BROKER_URL=old).start().ready()
     broker.send_fold(1, "slow")
