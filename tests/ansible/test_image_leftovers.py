@@ -13,9 +13,15 @@ from tests.ansible.helpers import ROOT
 
 SCRIPT = (ROOT / "playbooks/files/image_leftovers.py").read_text()
 SECRET = "correct horse/battery"
+KEY = """-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
+{0}
+-----END OPENSSH PRIVATE KEY-----
+"""
+"""Of ed25519: the first line is that of all of them."""
 HOST = {
     "etc/machine-id": "0123456789abcdef",
-    "etc/ssh/ssh_host_ed25519_key": "-----BEGIN OPENSSH PRIVATE KEY-----\nx",
+    "etc/ssh/ssh_host_ed25519_key": KEY.format("QyNTUxOQAAACAofTheHost"),
     "etc/ssh/ssh_host_ed25519_key.pub": "ssh-ed25519 AAAA",
     "etc/ssh/sshd_config": "",
     "etc/datarun/image.json": "{}",
@@ -43,7 +49,11 @@ KEPT = {
     "home/debian/.ssh/authorized_keys",
     "opt/datarun/runner/.wheel",
 }
-ASKED = {"gone": ["/etc/systemd/system/mnt-datarun.mount"], "empty": ["/srv/copies"], "secrets": [SECRET]}
+ASKED = {
+    "gone": ["/etc/systemd/system/mnt-datarun.mount"],
+    "empty": ["/srv/copies"],
+    "secrets": [SECRET, KEY.format("QyNTUxOQAAACAofTheShare")],
+}
 
 
 class Machine:
