@@ -49,9 +49,10 @@ def nova():
     import nova.conf
     import os_brick
     import os_vif
-    from nova import objects, service
+    from nova import context, objects, service
     from nova.compute.rpcapi import RPC_TOPIC as COMPUTE
     from nova.conductor.rpcapi import RPC_TOPIC as CONDUCTOR
+    from nova.objects import host_mapping
     from nova.scheduler.rpcapi import RPC_TOPIC as SCHEDULER
 
     os_vif.initialize()
@@ -60,6 +61,7 @@ def nova():
     for part, topic in ("conductor", CONDUCTOR), ("scheduler", SCHEDULER), ("compute", COMPUTE):
         parts.append(service.Service.create(binary=f"nova-{part}", topic=topic))
         parts[-1].start()
+    host_mapping.discover_hosts(context.get_admin_context())  # not only a minute later
     return application
 
 
