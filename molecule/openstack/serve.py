@@ -51,6 +51,7 @@ def nova():
     import os_vif
     from nova import context, objects, service
     from nova.compute.rpcapi import RPC_TOPIC as COMPUTE
+    from nova.compute.rpcapi import RPC_TOPIC_ALT as COMPUTE_ALT
     from nova.conductor.rpcapi import RPC_TOPIC as CONDUCTOR
     from nova.objects import host_mapping
     from nova.scheduler.rpcapi import RPC_TOPIC as SCHEDULER
@@ -58,8 +59,9 @@ def nova():
     os_vif.initialize()
     os_brick.setup(nova.conf.CONF)
     objects.Service.enable_min_version_cache()
-    for part, topic in ("conductor", CONDUCTOR), ("scheduler", SCHEDULER), ("compute", COMPUTE):
-        parts.append(service.Service.create(binary=f"nova-{part}", topic=topic))
+    topics = {"conductor": (CONDUCTOR, None), "scheduler": (SCHEDULER, None), "compute": (COMPUTE, COMPUTE_ALT)}
+    for part, (topic, other) in topics.items():
+        parts.append(service.Service.create(binary=f"nova-{part}", topic=topic, topic_alt=other))
         parts[-1].start()
     host_mapping.discover_hosts(context.get_admin_context())  # not only a minute later
     return application

@@ -18,10 +18,13 @@ import requests
 import yaml
 
 from tests.ansible.helpers import ENVIRONMENT, ROOT
+from tests.ansible.mitogen import MITOGEN
 
 STATE = ROOT / ".openstack"
 MADE = ROOT / "molecule/openstack/inventory"
 """The inventory of the cluster that molecule has made before the tests."""
+
+VARIABLES = "group_vars/cluster/main.yml"
 
 SECONDS = 600.0
 
@@ -33,7 +36,7 @@ def pytest_collection_modifyitems(items):
 
 
 def connect(file, cloud="real"):
-    return openstack.config.OpenStackConfig(config_files=[str(file)]).get_one(cloud)
+    return openstack.config.OpenStackConfig(config_files=[str(file)], load_envvars=False).get_one(cloud)
 
 
 class Project:
@@ -73,7 +76,10 @@ class Project:
 
 
 class Cluster:
-    """An inventory called `name`; play() runs a playbook on it with the project's credentials."""
+    """An inventory called `name`; play() runs a playbook on it with the project's credentials.
+
+    variables, hosts: what is in its files; save() after each edit.
+    """
 
     def __init__(self, folder, project, name, runners=("one",)):
         self.folder, self.project, self.name = folder / name, project, name
@@ -81,7 +87,7 @@ class Cluster:
         shutil.copytree(MADE / "group_vars", self.folder / "group_vars")
         self.master = f"{name}-master"
         self.hosts = {
-            "vars": {"openstack_cluster": name},
+            "vars": {"openstack_instance_cluster": name},
             "children": {
                 "master": {"hosts": {self.master: {}}},
                 "runners": {"hosts": {f"{name}-{runner}": {} for runner in runners}},
@@ -90,15 +96,12 @@ class Cluster:
         self.save()
 
     @property
-    def variables(self):
-        return self.hosts["vars"]
-
-    @property
     def runners(self):
         return self.hosts["children"]["runners"]["hosts"]
 
     def save(self):
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"cluster": self.hosts}))
+        (self.folder / VARIABLES).write_text(yaml.safe_dump(self.variables))
 
     def start(self, playbook, *arguments):
         return subprocess.Popen(
@@ -141,9 +144,8 @@ def finish(process, code=0):
 
 
 def environment(file):
-    return os.environ | ENVIRONMENT | {
-        "OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "real", "OPENSTACK_STATE": str(STATE),
-    }  # fmt: skip
+    own = {"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "real", "OPENSTACK_STATE": str(STATE)}
+    return os.environ | ENVIRONMENT | MITOGEN | own
 
 
 def until(condition, what):

@@ -11,10 +11,10 @@ def test_check_mode_says_what_it_would_make_and_makes_nothing(tmp_path, project)
 
 def test_it_names_all_that_is_missing_and_makes_nothing(tmp_path, project, admin):
     cluster = Cluster(tmp_path, project, "poor", ["one", "two"])
-    cluster.hosts["children"]["master"]["hosts"][cluster.master] = {"openstack_flavor": "m9.tiny"}
-    cluster.runners["poor-one"] = {"openstack_image": "windows"}
-    cluster.runners["poor-two"] = {"openstack_network": "nowhere", "openstack_volume_size": 5000}
-    cluster.variables["openstack_external_network"] = "outer"
+    cluster.hosts["children"]["master"]["hosts"][cluster.master] = {"openstack_instance_flavor": "m9.tiny"}
+    cluster.runners["poor-one"] = {"openstack_instance_image": "windows"}
+    cluster.runners["poor-two"] = {"openstack_instance_network": "nowhere", "openstack_instance_volume_size": 5000}
+    cluster.variables["openstack_instance_external_network"] = "outer"
     cluster.save()
     admin.set_compute_quotas(project.conn.current_project_id, instances=2)
     admin.set_network_quotas(project.conn.current_project_id, floatingip=0)
