@@ -86,8 +86,9 @@ class Cluster:
         self.folder.mkdir()
         shutil.copytree(MADE / "group_vars", self.folder / "group_vars")
         self.master = f"{name}-master"
+        own = {"openstack_instance_cluster": name}
+        self.variables = yaml.safe_load((self.folder / VARIABLES).read_text()) | own
         self.hosts = {
-            "vars": {"openstack_instance_cluster": name},
             "children": {
                 "master": {"hosts": {self.master: {}}},
                 "runners": {"hosts": {f"{name}-{runner}": {} for runner in runners}},
