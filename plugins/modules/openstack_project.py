@@ -14,6 +14,9 @@ extends_documentation_fragment: [openstack.cloud.openstack]
 RETURN = """
 project_id:
   type: str
+block_storage:
+  description: Whether the cloud has volumes.
+  type: bool
 free:
   description: Numbers by the names of OpenStack's quotas, C(ram) in MiB, C(gigabytes) in GiB; what has no limit is left out.
   type: dict
@@ -27,7 +30,7 @@ class Project(OpenStackModule):
     def run(self):
         project = self.conn.current_project_id
         free = {name: limit - used for name, (limit, used) in self.quotas(project).items() if limit >= 0}
-        self.exit_json(changed=False, project_id=project, free=free)
+        self.exit_json(changed=False, project_id=project, free=free, block_storage=self.conn.has_service("block-storage"))
 
     def quotas(self, project):
         """Each quota's name -> its limit, -1 for none, and how much of it is used."""
