@@ -9,6 +9,7 @@ name: like_runners
 short_description: As many like runners as are wanted
 description:
   - Adds the hosts C(GROUP-1) to C(GROUP-COUNT) to a group, whose variables are those of all of them.
+  - A C(_) of the group is a C(-) in their names, as names of hosts have none.
 options:
   plugin:
     description: The name of this plugin.
@@ -50,4 +51,4 @@ class InventoryModule(BaseInventoryPlugin):
         inventory.add_child("cluster", "runners")
         inventory.add_child("runners", group)
         for number in range(1, int(count) + 1):
-            inventory.add_host(f"{group}-{number}", group=group)
+            inventory.add_host(f"{group.replace('_', '-')}-{number}", group=group)
