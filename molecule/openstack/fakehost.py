@@ -1,4 +1,4 @@
-"""Nova's own fake hypervisor as a host with room for the tests, which has images of its instances, and can start again."""
+"""Nova's own fake hypervisor as a host with room for the tests, that makes images of instances and can restart."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What a cloud has before its first user comes: fill.py catalog URL PASSWORD SERVICE=TYPE=URL..., or `fill.py cloud`."""
+"""What a cloud has before its users come: fill.py catalog URL PASSWORD SERVICE=TYPE=URL..., or `fill.py cloud`."""
 
 import sys
 

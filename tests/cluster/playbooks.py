@@ -19,7 +19,6 @@ from tests.cluster.hosts import INVENTORY
 SECONDS = 1200.0
 
 
-
 class Inventory:
     """A copy in `folder`. hosts: the content of its hosts.yml; save() after each edit."""
 

@@ -122,7 +122,9 @@ class Cluster:
         return self.play("playbooks/instances_create.yml", *arguments, code=code)
 
     def destroy(self, *arguments, name=None, code=0):
-        return self.play("playbooks/instances_destroy.yml", "-e", f"cluster_name={name or self.name}", *arguments, code=code)
+        return self.play(
+            "playbooks/instances_destroy.yml", "-e", f"cluster_name={name or self.name}", *arguments, code=code
+        )
 
 
 class Recap:
@@ -181,7 +183,11 @@ class Proxy:
                 done = requests.request(self.command, f"http://127.0.0.1:{port}/{path}", data=body, headers=headers,
                     allow_redirects=False, timeout=120)  # fmt: skip
                 kept = {"content-type", "location", "x-openstack-request-id", "openstack-api-version"}
-                return self.answer(done.status_code, done.content, {key: value for key, value in done.headers.items() if key.lower() in kept})
+                return self.answer(
+                    done.status_code,
+                    done.content,
+                    {key: value for key, value in done.headers.items() if key.lower() in kept},
+                )
 
             def answer(self, status, content, headers):
                 self.send_response(status)

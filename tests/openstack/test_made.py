@@ -23,11 +23,8 @@ def rules(made, role):
     """(port, from where: addresses or the name of a group) of the group's rules for what comes in."""
     groups = {group.id: group for group in made.conn.network.security_groups()}
     [group] = [group for group in groups.values() if group.name == f"datarun-molecule-{role}"]
-    return {
-        (rule["port_range_min"], groups[rule["remote_group_id"]].name if rule["remote_group_id"] else rule["remote_ip_prefix"])
-        for rule in group.security_group_rules
-        if rule["direction"] == "ingress" and rule["protocol"] == "tcp"
-    }  # fmt: skip
+    let = [rule for rule in group.security_group_rules if (rule["direction"], rule["protocol"]) == ("ingress", "tcp")]
+    return {(rule["port_range_min"], rule["remote_ip_prefix"] or groups[rule["remote_group_id"]].name) for rule in let}
 
 
 def test_each_host_is_an_instance_that_says_whose_it_is(made):
@@ -93,7 +90,9 @@ def test_the_inventory_plugin_finds_the_hosts_and_their_addresses(made, inventor
 def test_the_inventory_plugin_groups_them_by_their_roles(inventory):
     groups = {name: set(group.get("hosts", ())) for name, group in inventory.items() if name != "_meta"}
     assert any("master" in name and hosts == {"cloud-master"} for name, hosts in groups.items()), groups
-    assert any("runner" in name and hosts == {"cloud-runner1", "cloud-runner2"} for name, hosts in groups.items()), groups
+    assert any("runner" in name and hosts == {"cloud-runner1", "cloud-runner2"} for name, hosts in groups.items()), (
+        groups
+    )
 
 
 def test_check_mode_of_what_is_there_says_nothing_of_changes(made):
