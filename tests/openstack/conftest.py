@@ -52,7 +52,7 @@ class Project:
     def through(self, proxy, *services):
         """All calls of the services (compute, network ...) go through it, but those of `conn`."""
         for service in services:
-            address = self.conn.endpoint_for(service)
+            address = getattr(self.conn, service).get_endpoint()  # with its version, which the catalogue may leave out
             self.clouds["clouds"]["real"][f"{service}_endpoint_override"] = proxy.before(address)
         self.save()
 
