@@ -18,9 +18,9 @@ block_storage:
   description: Whether the cloud has volumes.
   type: bool
 free:
-  description: Numbers by the names of OpenStack's quotas, C(ram) in MiB, C(gigabytes) in GiB; what has no limit is left out.
+  description: Numbers by the names of OpenStack's quotas, C(ram) in MiB, C(gigabytes) in GiB; without what has no limit.
   type: dict
-  sample: {instances: 8, cores: 14, ram: 49152, ports: 97, security_groups: 8, floating_ips: 49, volumes: 10, gigabytes: 1000}
+  sample: {instances: 8, cores: 14, ram: 49152, ports: 97, floating_ips: 49, volumes: 10, gigabytes: 1000}
 """
 
 
@@ -30,7 +30,8 @@ class Project(OpenStackModule):
     def run(self):
         project = self.conn.current_project_id
         free = {name: limit - used for name, (limit, used) in self.quotas(project).items() if limit >= 0}
-        self.exit_json(changed=False, project_id=project, free=free, block_storage=self.conn.has_service("block-storage"))
+        block_storage = self.conn.has_service("block-storage")
+        self.exit_json(changed=False, project_id=project, free=free, block_storage=block_storage)
 
     def quotas(self, project):
         """Each quota's name -> its limit, -1 for none, and how much of it is used."""
