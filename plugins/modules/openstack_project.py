@@ -18,7 +18,7 @@ block_storage:
   description: Whether the cloud has volumes.
   type: bool
 free:
-  description: Numbers by the names of OpenStack's quotas, C(ram) in MiB, C(gigabytes) in GiB; without what has no limit.
+  description: Numbers by the names of OpenStack's quotas, C(ram) in MiB, C(gigabytes) in GiB; none without a limit.
   type: dict
   sample: {instances: 8, cores: 14, ram: 49152, ports: 97, floating_ips: 49, volumes: 10, gigabytes: 1000}
 """
