@@ -17,7 +17,7 @@ IN_SANDBOX := numpy pandas scipy sklearn joblib
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down rig
+.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down openstack-test rig
 
 demo: sandbox $(VENV)/.demo  ## run three whole challenges on the embedded default
 	@cd app && ../$(BIN)/python -m test_files
@@ -68,6 +68,10 @@ cluster-chaos: cluster  ## make chaos on a cluster of test hosts, with their pow
 
 operations-test: cluster  ## upgrade, back up, restore, replace ... a cluster of test hosts under load, and remove it: an hour or more
 	@trap '$(ACTIVE) molecule destroy' EXIT; $(BIN)/python -m pytest tests/cluster -m operations $(ARGS)
+
+openstack-test: $(VENV)/.cluster  ## make, change and remove instances on OpenStack's real APIs
+	@tests/install_packages.sh curl mariadb-server-core mariadb-client-core openssh-client
+	@trap "molecule/apis down" EXIT; $(ACTIVE) PYTHON=$(PYTHON) COLUMNS=600 molecule test --scenario-name openstack
 
 cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (molecule/hosts clean removes those)
 	@$(ACTIVE) molecule destroy
