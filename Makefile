@@ -15,9 +15,12 @@ ON_SERVICES := tests/app tests/e2e --ignore tests/e2e/test_acceptance.py
 # Compiled at the installation: a sandbox reads them again and again, and can't write what Python compiles.
 IN_SANDBOX := numpy pandas scipy sklearn joblib
 
+# What molecule/apis needs of the machine.
+FOR_OPENSTACK := curl mariadb-server-core mariadb-client-core openssh-client
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down openstack-test rig
+.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down openstack-test openstack-site-test rig
 
 demo: sandbox $(VENV)/.demo  ## run three whole challenges on the embedded default
 	@cd app && ../$(BIN)/python -m test_files
@@ -70,8 +73,13 @@ operations-test: cluster  ## upgrade, back up, restore, replace ... a cluster of
 	@trap '$(ACTIVE) molecule destroy' EXIT; $(BIN)/python -m pytest tests/cluster -m operations $(ARGS)
 
 openstack-test: $(VENV)/.cluster  ## make, change and remove instances on OpenStack's real APIs
-	@tests/install_packages.sh curl mariadb-server-core mariadb-client-core openssh-client
+	@tests/install_packages.sh $(FOR_OPENSTACK)
 	@trap "molecule/apis down" EXIT; $(ACTIVE) PYTHON=$(PYTHON) COLUMNS=600 molecule test --scenario-name openstack
+
+openstack-site-test: rig $(VENV)/.cluster  ## site.yml from nothing, on test hosts in the place of instances, as root: a quarter of an hour
+	@tests/install_packages.sh $(FOR_OPENSTACK)
+	@trap '$(ACTIVE) molecule destroy; molecule/apis down' EXIT; \
+		$(ACTIVE) molecule prepare && PYTHON=$(PYTHON) molecule/apis up && $(BIN)/python -m pytest -m operations tests/openstack
 
 cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (molecule/hosts clean removes those)
 	@$(ACTIVE) molecule destroy

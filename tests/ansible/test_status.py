@@ -61,6 +61,14 @@ def test_host_keys_are_where_ssh_is_told_to_look():
     assert hosts.known_hosts(Host("r1", {})) is None
 
 
+def test_a_host_is_reached_through_another_as_ssh_is_told():
+    told = "-o UserKnownHostsFile=/k -o ProxyCommand='ssh -o UserKnownHostsFile=/other -W %h:%p user@master'"
+    host = Host("r1", {"ansible_ssh_common_args": told})
+    assert hosts.known_hosts(host) == "/k"
+    assert hosts.ssh_option(host, "ProxyCommand") == "ssh -o UserKnownHostsFile=/other -W %h:%p user@master"
+    assert hosts.ssh_option(Host("r1", {}), "ProxyCommand") is None
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"_meta": {}}', "runners:"])
 def test_it_says_what_an_inventory_is(text):
     with pytest.raises(InventoryError, match="ansible-inventory -i"):

@@ -229,32 +229,34 @@ def admin():
     return openstack.connection.Connection(config=connect(STATE / "clouds.yaml", "admin"))
 
 
+def make_project(admin, folder, **subnet):
+    """A new one with a network `private` behind a router, and room for all that a test makes.
+
+    folder: of its clouds.yaml. subnet: what the network's addresses are, as Neutron has it.
+    """
+    name, password = f"test-{secrets.token_hex(4)}", secrets.token_hex(8)
+    made = admin.identity.create_project(name=name, domain_id="default")
+    user = admin.identity.create_user(name=name, password=password, domain_id="default")
+    member = admin.identity.find_role("member")
+    admin.identity.assign_project_role_to_user(made, user, member)
+    admin.set_compute_quotas(made.id, ram=4 * 1048576)
+    cloud = yaml.safe_load((STATE / "clouds.yaml").read_text())["clouds"]["real"]
+    cloud["auth"] |= {"username": name, "password": password, "project_name": name}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({"clouds": {"real": cloud}}))
+    project = Project(file)
+    network = project.conn.network.create_network(name="private")
+    addresses = {"cidr": "10.30.0.0/24"} | subnet
+    made = project.conn.network.create_subnet(network_id=network.id, name="private", ip_version=4, **addresses)
+    outside = project.conn.network.find_network("public").id
+    router = project.conn.network.create_router(name="private", external_gateway_info={"network_id": outside})
+    project.conn.network.add_interface_to_router(router, subnet_id=made.id)
+    return project
+
+
 @pytest.fixture
 def new_project(admin, tmp_path):
-    """new_project(): an empty one with a network `private` behind a router, and room for all that a test makes."""
-
-    def make():
-        name, password = f"test-{secrets.token_hex(4)}", secrets.token_hex(8)
-        made = admin.identity.create_project(name=name, domain_id="default")
-        user = admin.identity.create_user(name=name, password=password, domain_id="default")
-        member = admin.identity.find_role("member")
-        admin.identity.assign_project_role_to_user(made, user, member)
-        admin.set_compute_quotas(made.id, ram=4 * 1048576)
-        cloud = yaml.safe_load((STATE / "clouds.yaml").read_text())["clouds"]["real"]
-        cloud["auth"] |= {"username": name, "password": password, "project_name": name}
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump({"clouds": {"real": cloud}}))
-        project = Project(file)
-        network = project.conn.network.create_network(name="private")
-        subnet = project.conn.network.create_subnet(
-            network_id=network.id, name="private", ip_version=4, cidr="10.30.0.0/24"
-        )
-        outside = project.conn.network.find_network("public").id
-        router = project.conn.network.create_router(name="private", external_gateway_info={"network_id": outside})
-        project.conn.network.add_interface_to_router(router, subnet_id=subnet.id)
-        return project
-
-    return make
+    return lambda: make_project(admin, tmp_path)
 
 
 @pytest.fixture
