@@ -2,6 +2,8 @@
 
 import subprocess
 
+import pytest
+
 from tests.ansible.helpers import ROOT
 from tests.openstack.conftest import Cluster, finish, until
 
@@ -10,6 +12,7 @@ def apis(*arguments):
     subprocess.run([ROOT / "molecule/apis", *arguments], check=True)
 
 
+@pytest.mark.outage
 def test_a_run_that_an_api_ended_in_the_middle_is_finished_by_the_next(tmp_path, project):
     cluster = Cluster(tmp_path, project, "half", ["one", "two"])
     cluster.variables["openstack_instance_volume_size"] = 10
