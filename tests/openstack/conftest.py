@@ -110,12 +110,15 @@ class Cluster:
         return subprocess.Popen(
             [Path(sys.executable).with_name("ansible-playbook"), "-i", self.folder, playbook, *arguments],
             cwd=ROOT,
-            env=environment(self.project.file),
+            env=self.environment(),
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+
+    def environment(self):
+        return environment(self.project.file) | MITOGEN
 
     def play(self, playbook, *arguments, code=0):
         return finish(self.start(playbook, *arguments), code)
@@ -151,7 +154,7 @@ def finish(process, code=0):
 
 def environment(file):
     own = {"OS_CLIENT_CONFIG_FILE": str(file), "OS_CLOUD": "real", "OPENSTACK_STATE": str(STATE)}
-    return os.environ | ENVIRONMENT | MITOGEN | own
+    return os.environ | ENVIRONMENT | own
 
 
 def until(condition, what):

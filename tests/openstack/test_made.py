@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.ansible.helpers import ROOT
+from tests.ansible.mitogen import MITOGEN
 from tests.openstack.conftest import MADE, STATE, environment, finish
 
 HOSTS = {"cloud-master": "master", "cloud-runner1": "runner", "cloud-runner2": "runner"}
@@ -99,7 +100,7 @@ def test_check_mode_of_what_is_there_says_nothing_of_changes(made):
     before = made.all()
     process = subprocess.Popen(
         [Path(sys.executable).with_name("ansible-playbook"), "-i", MADE, "playbooks/instances_create.yml", "--check"],
-        cwd=ROOT, env=environment(made.file), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=environment(made.file) | MITOGEN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert finish(process).changed == 0
     assert made.all() == before

@@ -16,7 +16,7 @@ import yaml
 from tests.ansible.helpers import ROOT
 from tests.chaos.load import Load
 from tests.e2e import live
-from tests.openstack.conftest import VARIABLES, Cluster, make_project
+from tests.openstack.conftest import VARIABLES, Cluster, environment, make_project
 
 pytestmark = pytest.mark.operations
 
@@ -57,6 +57,10 @@ class Site(Cluster):
         self.hosts["children"]["runners"] |= {"vars": RUNNER, "children": {"birds_like": {}}}
         self.save()
         self.addresses = {}
+
+    def environment(self):
+        """Without Mitogen, which would insist on host keys that are known before."""
+        return environment(self.project.file)
 
     def site(self, like):
         """site.yml with so many like runners."""
