@@ -46,11 +46,18 @@ def test_a_cluster_grows_shrinks_and_goes_and_others_stay(tmp_path, new_project,
     cluster = Cluster(tmp_path / "ours", project, "big")
     (cluster.folder / "like.yml").write_text(LIKE)
     runners = {f"like-{number}" for number in range(1, 6)}
+    known = cluster.folder / ".known_hosts"
+    known.write_text("".join(f"10.30.0.{number} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA\n" for number in range(256)))
 
     cluster.create("-e", "runners_count=5")
     servers = project.servers()
     assert set(servers) == {"elsewhere", "big-master", "big-one", *runners}
     assert {server.status for server in servers.values()} == {"ACTIVE"}
+
+    of_old = {line.split()[0] for line in known.read_text().splitlines()}
+    taken = {server.addresses["private"][0]["addr"] for server in servers.values()}
+    assert len(of_old) == 256 - 7
+    assert of_old & taken == {servers["elsewhere"].addresses["private"][0]["addr"]}
 
     # One that was switched off has no folds: those of the fake hypervisor that run answer nobody who would drain them.
     for name in "like-4", "like-5":
