@@ -83,7 +83,7 @@ openstack-test: $(VENV)/.cluster  ## make, change and remove instances on OpenSt
 openstack-site-test: rig $(VENV)/.cluster  ## site.yml from nothing, on test hosts in the place of instances, as root: a quarter of an hour
 	@tests/install_packages.sh $(FOR_OPENSTACK)
 	@trap '$(ACTIVE) molecule destroy; molecule/apis down' EXIT; \
-		$(ACTIVE) molecule prepare && PYTHON=$(PYTHON) molecule/apis up && $(BIN)/python -m pytest -m operations tests/openstack
+		$(ACTIVE) molecule create && PYTHON=$(PYTHON) molecule/apis up && $(BIN)/python -m pytest -m operations tests/openstack
 
 cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (molecule/hosts clean removes those)
 	@$(ACTIVE) molecule destroy
