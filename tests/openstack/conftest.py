@@ -26,7 +26,7 @@ MADE = ROOT / "molecule/openstack/inventory"
 
 VARIABLES = "group_vars/cluster/main.yml"
 
-SECONDS = 600.0
+SECONDS = 1200.0
 
 
 def pytest_collection_modifyitems(items):
