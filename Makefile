@@ -15,9 +15,12 @@ ON_SERVICES := tests/app tests/e2e --ignore tests/e2e/test_acceptance.py
 # Compiled at the installation: a sandbox reads them again and again, and can't write what Python compiles.
 IN_SANDBOX := numpy pandas scipy sklearn joblib
 
+# What molecule/apis needs of the machine.
+FOR_OPENSTACK := curl mariadb-server-core mariadb-client-core openssh-client
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down rig
+.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down openstack-test openstack-site-test rig
 
 demo: sandbox $(VENV)/.demo  ## run three whole challenges on the embedded default
 	@cd app && ../$(BIN)/python -m test_files
@@ -68,6 +71,19 @@ cluster-chaos: cluster  ## make chaos on a cluster of test hosts, with their pow
 
 operations-test: cluster  ## upgrade, back up, restore, replace ... a cluster of test hosts under load, and remove it: an hour or more
 	@trap '$(ACTIVE) molecule destroy' EXIT; $(BIN)/python -m pytest tests/cluster -m operations $(ARGS)
+
+openstack-test: $(VENV)/.cluster  ## make, change and remove instances on OpenStack's real APIs
+	@tests/install_packages.sh $(FOR_OPENSTACK)
+	@# that which stops an API is alone
+	@trap 'molecule/apis down' EXIT; \
+		$(ACTIVE) PYTHON=$(PYTHON) COLUMNS=600 molecule test --scenario-name openstack --destroy=never && \
+		$(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m 'openstack and not outage' tests/openstack && \
+		$(BIN)/python -m pytest -m outage tests/openstack
+
+openstack-site-test: rig $(VENV)/.cluster  ## site.yml from nothing, on test hosts in the place of instances, as root: a quarter of an hour
+	@tests/install_packages.sh $(FOR_OPENSTACK)
+	@trap '$(ACTIVE) molecule destroy; molecule/apis down' EXIT; \
+		$(ACTIVE) molecule create && PYTHON=$(PYTHON) molecule/apis up && $(BIN)/python -m pytest -m operations tests/openstack
 
 cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (molecule/hosts clean removes those)
 	@$(ACTIVE) molecule destroy

@@ -1,13 +1,14 @@
 """The hosts of an inventory, asked as root: all at once, and none for longer than it may take.
 
-Host keys are those of known_hosts, or of the UserKnownHostsFile in ansible_ssh_common_args (nothing else of it is
-read); ANSIBLE_HOST_KEY_CHECKING=False accepts any.
+Host keys are those of known_hosts, or of the UserKnownHostsFile in ansible_ssh_common_args, of which the ProxyCommand
+is read, too, and nothing else; ANSIBLE_HOST_KEY_CHECKING=False accepts any.
 """
 
 import functools
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def with_connection(host: Host, use: Callable[[Run], None]) -> None:
         client.load_system_host_keys(known_hosts(host))
     key = host.variables.get("ansible_ssh_private_key_file")
     port = int(host.variables.get("ansible_port", 22))
+    command = ssh_option(host, "ProxyCommand")
+    proxy = command and paramiko.ProxyCommand(command.replace("%h", host.address).replace("%p", str(port)))
     try:
         client.connect(
             host.address,
@@ -84,16 +87,26 @@ def with_connection(host: Host, use: Callable[[Run], None]) -> None:
             timeout=TIMEOUT,
             banner_timeout=TIMEOUT,
             auth_timeout=TIMEOUT,
+            sock=proxy or None,
         )
         use(functools.partial(run_there, client))
     finally:
         client.close()
+        if proxy:
+            proxy.close()
 
 
 def known_hosts(host: Host) -> str | None:
     """The file of host keys that ssh is told of; None: the user's."""
-    found = re.search(r"UserKnownHostsFile[= ](\S+)", str(host.variables.get("ansible_ssh_common_args", "")))
-    return str(Path(found[1]).expanduser()) if found else None
+    file = ssh_option(host, "UserKnownHostsFile")
+    return str(Path(file).expanduser()) if file else None
+
+
+def ssh_option(host: Host, name: str) -> str | None:
+    """Of ssh's options in ansible_ssh_common_args (-o NAME=VALUE), the first, which is the one that ssh takes."""
+    words = shlex.split(str(host.variables.get("ansible_ssh_common_args", "")))
+    found = (re.fullmatch(rf"(?:-o)?{name}[= ](.*)", word) for word in words)
+    return next((match[1] for match in found if match), None)
 
 
 def run_here(command: str, stdin: str, seconds: float | None = None) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
+from tests.ansible.helpers import ansible
 from tools import hosts, status
 from tools.hosts import Host, InventoryError
 from tools.status import State
@@ -27,10 +28,9 @@ error=2026-11-22T00:00:00+00:00 host systemd[1]: a=b [broken]
 share=yes
 """
 
+LOCAL = {"ansible_connection": "local"}
 INVENTORY = {
-    "_meta": {
-        "hostvars": {"m": {"ansible_connection": "local"}, "r1": {"ansible_host": "10.0.0.2", "ansible_port": 23}}
-    },
+    "_meta": {"hostvars": {"m": LOCAL, "r1": {"ansible_host": "10.0.0.2", "ansible_port": 23}}},
     "all": {"children": ["cluster"]},
     "master": {"hosts": ["m"]},
     "runners": {"hosts": ["r1", "r2"]},
@@ -59,6 +59,14 @@ def test_host_keys_are_where_ssh_is_told_to_look():
     told = "-o UserKnownHostsFile=/rig/known_hosts -o StrictHostKeyChecking=yes"
     assert hosts.known_hosts(Host("r1", {"ansible_ssh_common_args": told})) == "/rig/known_hosts"
     assert hosts.known_hosts(Host("r1", {})) is None
+
+
+def test_a_host_is_reached_through_another_as_ssh_is_told():
+    told = "-o UserKnownHostsFile=/k -o ProxyCommand='ssh -o UserKnownHostsFile=/other -W %h:%p user@master'"
+    host = Host("r1", {"ansible_ssh_common_args": told})
+    assert hosts.known_hosts(host) == "/k"
+    assert hosts.ssh_option(host, "ProxyCommand") == "ssh -o UserKnownHostsFile=/other -W %h:%p user@master"
+    assert hosts.ssh_option(Host("r1", {}), "ProxyCommand") is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"_meta": {}}', "runners:"])
@@ -167,6 +175,18 @@ def test_hosts_that_do_not_answer_are_lines_of_the_table(silent, monkeypatch, ca
         [line] = [line for line in printed.splitlines() if line.split()[:1] == [name]]
         assert line.split()[1] == "no"
     assert "Busy slots and folds done are not known: m is not reachable" in printed
+
+
+def test_the_playbook_goes_through_the_host_that_a_variable_of_another_names(tmp_path):
+    """As inventories/openstack has it of runners that only the master reaches."""
+    pytest.importorskip("paramiko")
+    jump = f"-o ProxyCommand='touch {tmp_path}/{{{{ hostvars[groups.master[0]].gate }}}}-%h-%p'"
+    runner = {"ansible_host": "127.0.0.1", "ansible_port": 9, "ansible_ssh_common_args": jump}
+    groups = {"master": {"hosts": {"m": LOCAL | {"gate": "through"}}}, "runners": {"hosts": {"r1": runner}}}
+    (tmp_path / "hosts.yml").write_text(json.dumps({"cluster": {"children": groups}}))
+    done = ansible("playbook", "-i", tmp_path / "hosts.yml", "playbooks/status.yml")
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "through-127.0.0.1-9").exists(), done.stdout
 
 
 def test_a_real_ssh_session_is_read_to_its_end(tmp_path, monkeypatch):

@@ -253,6 +253,31 @@ def test_each_host_that_is_not_reached_is_named(cluster):
     assert f"edit {cluster.hosts_file}, or leave the host out with --limit" in found
 
 
+def test_hosts_that_are_not_made_yet_are_not_asked(cluster):
+    """As site.yml checks an inventory before it makes its instances."""
+    for runner in cluster.runners.values():
+        runner |= {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    cluster.runners["r2"]["ansible_host"] = "127.0.0.2"
+    cluster.runners["r1"]["runner_concurrency"] = 0
+    found = cluster.rejected(validate_reach=False)
+    assert "runner_concurrency" in found
+    assert "reached" not in found
+
+
+@pytest.mark.parametrize("metadata", [{"datarun_cluster": "another"}, {}], ids=str)
+def test_it_rejects_an_instance_of_somebody_elses(metadata, cluster):
+    """As the inventory plugin openstack.cloud.openstack tells of one that has the name of a host."""
+    cluster.runners["r1"]["openstack"] = {"metadata": metadata}
+    found = cluster.rejected()
+    assert "r1: the addresses are those of instances of OpenStack that say they are of another cluster" in found
+
+
+def test_it_takes_an_instance_of_the_clusters_own(cluster):
+    cluster.runners["r1"]["openstack"] = {"metadata": {"datarun_cluster": cluster.hosts_file.parent.name}}
+    done = cluster.validate(validate_distributions=here())
+    assert done.returncode == 0, done.stdout
+
+
 def test_it_rejects_all_that_is_wrong_with_a_host_at_once(cluster):
     wrong = {
         "validate_distributions": (["debian-1"], "and must be one of debian-1: replace the host in"),
