@@ -69,8 +69,9 @@ def test_check_mode_changes_nothing(lone: Inventory) -> None:
     run(NAME, "systemctl is-active datarun-web datarun-runner rabbitmq-server redis-server nftables")
 
 
-def test_nothing_is_left_but_data_and_submissions(lone: Inventory) -> None:
+def test_nothing_is_left_but_data_submissions_and_backups(lone: Inventory) -> None:
     run(STORAGE, f"test -d {SHARE}/data -a -d {SHARE}/submission")
+    run(NAME, "systemctl start datarun-backup")
     lone.break_off(PLAYBOOK, *CLUSTER, at="Remove the database")
     lone.break_off(PLAYBOOK, *CLUSTER, at="Remove the mount point")
     lone.play(PLAYBOOK, *CLUSTER)
@@ -94,7 +95,7 @@ def test_site_makes_a_working_cluster_of_it_again_and_teardown_erases_its_data(l
     assert f"{NAME}:" in text.rpartition("Require that all runners serve")[2]
     lone.play(PLAYBOOK, *CLUSTER, "-e", "erase_data=true", "-e", "lose_folds=true")
     assert run(NAME, LEFT) == ""
-    assert run(STORAGE, f"ls -A {SHARE}") == ""
+    assert run(STORAGE, f"ls -A {SHARE}").split() == ["backup"]  # what is left of the cluster
 
 
 def manage(code: str) -> None:
