@@ -40,6 +40,7 @@ class Project(OpenStackModule):
             "instances": (compute.instances, compute.instances_used),
             "cores": (compute.total_cores, compute.total_cores_used),
             "ram": (compute.total_ram, compute.total_ram_used),
+            "server_group_members": (compute.server_group_members, 0),  # of each group
         }
         network = self.conn.network.get_quota(project, details=True)
         for name in "ports", "security_groups", "floating_ips":

@@ -6,7 +6,7 @@ DOCUMENTATION = """
 module: openstack_snapshot
 short_description: Make an image of an instance
 description:
-  - An image of that name which is there already is left as it is.
+  - An image of that name which is there already is waited for, and left as it is.
 options:
   server:
     description: Id of the instance.
@@ -41,14 +41,16 @@ class Snapshot(OpenStackModule):
     def run(self):
         name, images = self.params["name"], self.conn.image
         found = images.find_image(name)
-        if found or self.check_mode:
-            self.exit_json(changed=not found, image=found.to_dict(computed=False) if found else {"name": name})
-        made = self.conn.compute.create_server_image(self.params["server"], name, metadata=self.params["properties"])
+        if self.check_mode:
+            self.exit_json(changed=not found, image={"name": name})
+        made = found or self.conn.compute.create_server_image(
+            self.params["server"], name, metadata=self.params["properties"]
+        )
         image = self.sdk.resource.wait_for_status(
             images, images.get_image(made.id), "active", failures=["killed", "deleted"], interval=2,
             wait=self.params["timeout"],
         )  # fmt: skip
-        self.exit_json(changed=True, image=image.to_dict(computed=False))
+        self.exit_json(changed=not found, image=image.to_dict(computed=False))
 
 
 if __name__ == "__main__":

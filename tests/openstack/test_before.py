@@ -16,10 +16,19 @@ def test_it_names_all_that_is_missing_and_makes_nothing(tmp_path, project, admin
     cluster.runners["poor-two"] = {"openstack_instance_network": "nowhere", "openstack_instance_volume_size": 5000}
     cluster.variables["openstack_instance_external_network"] = "outer"
     cluster.save()
-    admin.set_compute_quotas(project.conn.current_project_id, instances=2)
+    admin.set_compute_quotas(project.conn.current_project_id, instances=2, server_group_members=1)
     admin.set_network_quotas(project.conn.current_project_id, floatingip=0)
     said = cluster.create(code=2).text
-    for missing in "m9.tiny", "windows", "nowhere", "outer", "quota of instances", "quota of gigabytes", "floating_ips":
+    for missing in (
+        "m9.tiny",
+        "windows",
+        "nowhere",
+        "outer",
+        "quota of instances",
+        "quota of gigabytes",
+        "server_group_members",
+        "floating_ips",
+    ):
         assert missing in said
     assert project.all() == set()
 

@@ -59,6 +59,11 @@ def test_a_cluster_grows_shrinks_and_goes_and_others_stay(tmp_path, new_project,
     assert len(of_old) == 256 - 7
     assert of_old & taken == {servers["elsewhere"].addresses["private"][0]["addr"]}
 
+    # What a run that was broken off may leave of a runner.
+    network = project.conn.network.find_network("private").id
+    project.conn.network.create_port(network_id=network, name="like-9", description="datarun_cluster=big")
+    project.conn.block_storage.create_volume(name="like-8", size=1, metadata={"datarun_cluster": "big"})
+
     # One that was switched off has no folds: those of the fake hypervisor that run answer nobody who would drain them.
     for name in "like-4", "like-5":
         project.conn.compute.stop_server(servers[name])
@@ -66,6 +71,7 @@ def test_a_cluster_grows_shrinks_and_goes_and_others_stay(tmp_path, new_project,
         project.conn.compute.wait_for_server(servers[name], status="SHUTOFF")
     said = cluster.create("-e", "runners_count=2").text
     assert set(project.servers()) == {"elsewhere", "big-master", "big-one", "like-1", "like-2", "like-3"}
+    assert not {"like-8", "like-9"} & {name for _, name, _ in project.all()}
     assert "like-3" in said  # it runs, and nobody has drained it
 
     again = cluster.create("-e", "runners_count=3")
