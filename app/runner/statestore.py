@@ -13,6 +13,13 @@ log = get_task_logger(__name__)
 
 
 class Backend(RedisBackend):
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Subscribe to nothing: nobody waits for the results of what he sends, and `get` subscribes by itself.
+
+        Celery's own does at each task sent, and its `denied_join_result`, meant against that, is one flag for all
+        threads of a process.
+        """
+
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **more: Any) -> Any:
         try:
             return super().store_result(task_id, result, state, *args, **more)

@@ -8,7 +8,6 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from celery import current_app
-from celery.result import denied_join_result
 from django.utils import timezone
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
@@ -107,8 +106,7 @@ def _send(name: str, message: dict[str, Any], task_id: str, queue: str) -> bool:
     shown = f"fold {message['databoard_sf_id']}" if "databoard_sf_id" in message else f"data {message['name']}"
     how = {"task_id": task_id, "queue": queue, "retry": False, "confirm_timeout": CONFIRM_SECONDS, "argsrepr": shown}
     try:
-        # Otherwise Celery's Redis backend subscribes to the result of every task that it sends.
-        with denied_join_result(), app.producer_or_acquire() as producer:
+        with app.producer_or_acquire() as producer:
             try:
                 app.send_task(f"runapp.tasks.{name}", [message], producer=producer, **how)
             except Exception:
