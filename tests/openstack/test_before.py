@@ -37,12 +37,17 @@ def test_it_rejects_names_that_are_somebody_elses(tmp_path, project):
     network = project.conn.network.find_network("private").id
     image, flavor = project.conn.image.find_image("debian-12").id, project.conn.compute.find_flavor("m1.small").id
     project.conn.network.create_port(network_id=network, name="taken-one")
+    group = project.conn.compute.create_server_group(name="datarun-taken", policies=["soft-anti-affinity"])
     server = project.conn.compute.create_server(
-        name="taken-master", image_id=image, flavor_id=flavor, networks=[{"uuid": network}]
-    )
+        name="taken-master", image_id=image, flavor_id=flavor, networks=[{"uuid": network}],
+        scheduler_hints={"group": group.id},
+    )  # fmt: skip
     project.conn.compute.wait_for_server(server)
     before = project.all()
-    said = Cluster(tmp_path, project, "taken").create(code=2).text
+    cluster = Cluster(tmp_path, project, "taken")
+    said = cluster.create(code=2).text
     assert "taken-master: an instance of this name" in said
     assert "taken-one: a port of this name" in said
+    assert "a server group datarun-taken is there" in said
+    assert cluster.destroy().changed == 0
     assert project.all() == before
