@@ -66,8 +66,9 @@ def test_the_master_lets_the_world_to_its_api_and_runners_alone_to_its_services(
     assert {port for port, source in let if source == "0.0.0.0/0"} == {22, 80, 443}
 
 
-def test_runners_let_in_ssh_alone(made):
-    assert {port for port, _ in rules(made, "runner")} == {22}
+def test_runners_let_in_ssh_and_what_their_firewalls_do(made):
+    ssh = {(22, "0.0.0.0/0"), (22, "::/0"), (22, "datarun-molecule-master")}
+    assert rules(made, "runner") == ssh | {(9100, "203.0.113.7/32")}
 
 
 @pytest.fixture(scope="module")
