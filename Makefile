@@ -1,10 +1,13 @@
 # Every command a person types; `make` lists them.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 ACTIVE := PATH=$(CURDIR)/$(BIN):$$PATH
-PIP := $(BIN)/pip --quiet --quiet --disable-pip-version-check
+
+# uv takes seconds where pip takes half a minute. It reads no pip.conf: an index that is set there is handed on.
+PIP_INDEX = $(BIN)/pip config list | sed -n "s/^[^ =]*\.index-url='\(.*\)'$$/UV_DEFAULT_INDEX=\1/p" | tail -n 1
+UV = env $$($(PIP_INDEX)) UV_SYSTEM_CERTS=1 $(BIN)/uv pip
 
 # Two processes, as half of a test is waiting; each file in one of them, and those with the longest tests not last.
 BY_FILE := --dist loadfile --no-loadscope-reorder
@@ -54,7 +57,7 @@ lint: $(VENV)/.lint  ## ruff, mypy, import-linter, yamllint, ansible-lint
 	@$(BIN)/yamllint --strict .
 	@$(ACTIVE) ansible-lint --offline -q
 
-setup: $(VENV)/.cluster  ## install Ansible and molecule: . .venv/bin/activate, then ansible-playbook site.yml
+setup: $(VENV)/.control  ## install Ansible: . .venv/bin/activate, then ansible-playbook site.yml
 
 cluster: rig $(VENV)/.cluster  ## make a cluster of test hosts on this machine to play with, as root
 	@$(ACTIVE) molecule converge
@@ -92,9 +95,8 @@ bench: packages $(VENV)/.test  ## measure, each figure beside its bound
 	@$(BIN)/python -m bench $(ARGS)
 
 pins: $(VENV)/.python  ## write requirements.txt anew, with the newest versions
-	@$(PIP) install uv
 	@head -n 3 requirements.txt >$(VENV)/header
-	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras \
+	@$(UV) compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras \
 		--no-annotate --no-emit-index-url --no-header --output-file $(VENV)/pins pyproject.toml
 	@cat $(VENV)/header $(VENV)/pins >requirements.txt && rm $(VENV)/header $(VENV)/pins
 
@@ -125,14 +127,16 @@ $(VENV)/.python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tests/install_packages.sh python3-venv
 	@$(PYTHON) -m venv $(VENV) || { \
 		echo "$(PYTHON) makes no virtual environment; on Debian: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/pip --quiet --quiet --disable-pip-version-check install -c requirements.txt uv
 	@touch $@
 
 $(VENV)/.demo: EXTRAS := [master,client]
+$(VENV)/.control: EXTRAS := [control]
 $(VENV)/.test: EXTRAS := [master,client,control,test]
 $(VENV)/.cluster: EXTRAS := [master,client,control,test,cluster]
-$(VENV)/.lint: EXTRAS := [master,client,control,test,cluster,lint]
-$(VENV)/.demo $(VENV)/.test $(VENV)/.cluster $(VENV)/.lint: $(VENV)/.python pyproject.toml requirements.txt
+$(VENV)/.lint: EXTRAS := [master,client,control,test,lint]
+$(VENV)/.demo $(VENV)/.control $(VENV)/.test $(VENV)/.cluster $(VENV)/.lint: $(VENV)/.python pyproject.toml requirements.txt
 	@echo "installing Python packages for make $(@:$(VENV)/.%=%) into $(VENV)"
-	@$(PIP) install --no-compile -c requirements.txt -e '.$(EXTRAS)'  # Python compiles what it uses
+	@$(UV) install --quiet --python $(BIN)/python -c requirements.txt -e '.$(EXTRAS)'  # Python compiles what it uses
 	@$(BIN)/python -m compileall -q -j 0 -x /tests/ $(IN_SANDBOX:%=$(VENV)/lib/python3*/site-packages/%)
 	@touch $@

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 HOME = Path(tempfile.mkdtemp(prefix="datarun-tests-"))
-CLUSTER = Path(__file__).parent / "cluster"
+NAMED = Path(__file__).parent / "cluster", Path(__file__).parent / "openstack"
+"""Part of a run only when named: they need a cluster or OpenStack's APIs, and packages of their own targets."""
 os.environ["DATARUN_HOME"] = str(HOME)
 os.environ["DJANGO_SETTINGS_MODULE"] = "datarun.settings"
 
@@ -26,9 +27,10 @@ def pytest_report_header() -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """tests/cluster needs a cluster that runs: it is part of a run only when it is named."""
-    named = any("cluster" in argument for argument in config.args)
-    return True if collection_path == CLUSTER and not named else None
+    """Leave out the folders of NAMED that no argument of pytest names."""
+    if collection_path not in NAMED:
+        return None
+    return None if any(collection_path.name in argument for argument in config.args) else True
 
 
 def on_services() -> bool:

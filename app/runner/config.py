@@ -1,6 +1,7 @@
 """Where a runner and the master meet: folders, broker, result store and limits, read from the environment."""
 
 import os
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ MAX_HARD_LIMIT = 86_400
 
 EXIT_REFUSED = 78
 """The exit code (EX_CONFIG of sysexits.h) of a runner that can't run here: starting it again does not help."""
+
+NUMERIC_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES")
+"""Variables that choose how numpy and its libraries compute, to the last bit."""
+
+_OWN_VARIABLES = ("DATARUN_", "DR_", "USER_PSWD")
+"""How the names of datarun's own settings and secrets begin."""
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +124,27 @@ def limits() -> Limits:
         scratch=env.whole("DR_SCRATCH_LIMIT", Limits.scratch),
         processes=env.whole("DR_PROCESS_LIMIT", Limits.processes),
     )
+
+
+def fold_variables() -> dict[str, str]:
+    """The part of this process's environment that folds get, so that a fold computes as the host does.
+
+    NUMERIC_VARIABLES as far as they are set, and the variables that DATARUN_FOLD_VARIABLES names, comma-separated.
+    Raises ConfigurationError for a name that is not set, or is a setting of datarun.
+    """
+    named = [name.strip() for name in env.text("DATARUN_FOLD_VARIABLES", "").split(",") if name.strip()]
+    for name in named:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise env.ConfigurationError(
+                f"DATARUN_FOLD_VARIABLES has {name!r}: it must be names of variables, comma-separated, without values"
+            )
+        if name.startswith(_OWN_VARIABLES):
+            raise env.ConfigurationError(
+                f"DATARUN_FOLD_VARIABLES names {name}: a submission must not see datarun's settings and secrets"
+            )
+        if name not in os.environ:
+            raise env.ConfigurationError(f"DATARUN_FOLD_VARIABLES names {name}, which is not set: set or omit it")
+    return {name: os.environ[name] for name in (*NUMERIC_VARIABLES, *named) if name in os.environ}
 
 
 def max_data_bytes() -> int:

@@ -228,6 +228,10 @@ def test_it_rejects_all_that_is_wrong_with_runners_at_once(cluster):
         ({"runner_queues": ["L", "L"]}, "runner_queues is '['L', 'L']': it must be a list of some of"),
         ({"runner_queues": []}, "runner_queues is '[]'"),
         ({"runner_memory_limit": "2 gigs"}, "runner_memory_limit is '2 gigs'"),
+        ({"runner_fold_environment": "A=1"}, "runner_fold_environment is 'A=1': it must be names with values"),
+        ({"runner_fold_environment": {"A B": 1}}, "runner_fold_environment has 'A B': it must be the name of"),
+        ({"runner_fold_environment": {"OMP_NUM_THREADS": 4}}, "runner_fold_environment has 'OMP_NUM_THREADS', which"),
+        ({"runner_fold_environment": {"DR_X": 1}}, "runner_fold_environment has 'DR_X': submissions must not see"),
         ({"runner_packages": "xgboost"}, "runner_packages is 'xgboost': it must be a list of pip requirements"),
     ]
     cluster.runners = {f"r{number}": LOCAL | RUNNERS["r1"] | values for number, (values, _) in enumerate(wrong)}

@@ -1,6 +1,7 @@
 """The environment is read with types, and what is wrong is said by the variable's name."""
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -240,3 +241,37 @@ def test_an_address_without_tls_takes_no_authority(given, tmp_path):
     )
     assert config.broker_tls() is None
     assert config.result_tls() is None
+
+
+def test_folds_get_the_variables_that_decide_how_numbers_are_computed(given, monkeypatch):
+    for name in config.NUMERIC_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert config.fold_variables() == {}
+    given(OPENBLAS_CORETYPE="Haswell", MKL_CBWR="COMPATIBLE", X_OTHER="not asked for")
+    assert config.fold_variables() == {"OPENBLAS_CORETYPE": "Haswell", "MKL_CBWR": "COMPATIBLE"}
+
+
+def test_folds_get_the_variables_that_the_operator_names(given):
+    given(DATARUN_FOLD_VARIABLES=" X_ONE,X_TWO, ", X_ONE="a b=c", X_TWO="", X_OTHER="not asked for")
+    given_to_folds = config.fold_variables()
+    assert {name: value for name, value in given_to_folds.items() if name.startswith("X_")} == {
+        "X_ONE": "a b=c",
+        "X_TWO": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ("X_ONE=5", "has 'X_ONE=5': it must be names of variables, comma-separated, without values"),
+        ("X ONE", "has 'X ONE': it must be names of variables"),
+        ("DR_DATABASE_PASSWORD", "names DR_DATABASE_PASSWORD: a submission must not see datarun's settings"),
+        ("X_ONE,DATARUN_BROKER_URL", "names DATARUN_BROKER_URL: a submission must not see"),
+        ("USER_PSWD", "names USER_PSWD: a submission must not see"),
+        ("X_ONE,X_ABSENT", "names X_ABSENT, which is not set: set or omit it"),
+    ],
+)
+def test_it_rejects_variables_that_folds_can_not_get(names, problem, given):
+    given(DATARUN_FOLD_VARIABLES=names, X_ONE="1", DR_DATABASE_PASSWORD="secret")
+    with pytest.raises(ConfigurationError, match=f"DATARUN_FOLD_VARIABLES {re.escape(problem)}"):
+        config.fold_variables()

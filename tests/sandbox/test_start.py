@@ -1,5 +1,6 @@
 """Starting and refusing to."""
 
+import json
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.env import ConfigurationError
 from runner.jobs import SOFT_LIMIT_TEXT, DataSet, Reason, SplitJob
 from runner.sandbox import cgroups, launch, seccomp, selftest, start
 from runner.sandbox.executor import Executor
@@ -66,6 +68,32 @@ def test_it_rejects_a_filter_that_lets_everything_through(monkeypatch: pytest.Mo
 def test_it_rejects_a_setting_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATARUN_SANDBOX", "0")
     with pytest.raises(ValueError, match="use on or off"):
+        start.executor(LIMITS, 1)
+
+
+@pytest.mark.parametrize("sandbox", ["on", "off"])
+def test_a_fold_computes_with_the_variables_of_its_runner(
+    sandbox: str, monkeypatch: pytest.MonkeyPatch, standard: DataSet, tmp_path: Path
+) -> None:
+    given = {"OPENBLAS_L2_SIZE": "512", "MKL_CBWR": "COMPATIBLE", "X_CHOSEN": "a b=c"}
+    for name, value in {"DATARUN_SANDBOX": sandbox, "DATARUN_FOLD_VARIABLES": "X_CHOSEN", **given}.items():
+        monkeypatch.setenv(name, value)
+    executor = start.executor(LIMITS, 1)
+    try:
+        outcome = Bench(executor, standard, tmp_path).fit("import os, json\nprint(json.dumps(dict(os.environ)))")
+        seen = json.loads(outcome.output)
+    finally:
+        executor.close()
+    assert given.items() <= seen.items()
+    assert "DATARUN_FOLD_VARIABLES" not in seen and "DATARUN_TEST_SECRET" not in seen
+
+
+@pytest.mark.parametrize("sandbox", ["on", "off"])
+def test_it_rejects_a_variable_that_is_the_same_in_every_fold(sandbox: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"DATARUN_SANDBOX": sandbox, "DATARUN_FOLD_VARIABLES": "OMP_NUM_THREADS"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    with pytest.raises(ConfigurationError, match="OMP_NUM_THREADS, which is '1' in every fold: leave it out"):
         start.executor(LIMITS, 1)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import runner
+from runner import config, env
 from runner.sandbox import confine, wire
 
 _CODE = "/code"
@@ -25,7 +26,7 @@ _CODE = "/code"
 _START_SECONDS = 120.0
 _END_SECONDS = 10.0
 
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
     "TMPDIR": "/tmp",
@@ -39,6 +40,16 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+
+
+def environment() -> dict[str, str]:
+    """A fold's environment. Raises ConfigurationError where DATARUN_FOLD_VARIABLES has what the sandbox sets itself."""
+    given = config.fold_variables()
+    for name in given.keys() & _ENVIRONMENT.keys():
+        raise env.ConfigurationError(
+            f"DATARUN_FOLD_VARIABLES names {name}, which is {_ENVIRONMENT[name]!r} in every fold: leave it out"
+        )
+    return given | _ENVIRONMENT
 
 
 class LaunchError(Exception):
@@ -162,7 +173,7 @@ def command(fd: int, name: int, user: User | None, data: Path | None = None, wri
         *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
         *("--info-fd", str(name)),
         *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),  # for the namespaces of each fold; a fold has none
-        *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
+        *(word for name, value in environment().items() for word in ("--setenv", name, value)),
         *("--tmpfs", "/tmp", "--proc", "/proc", "--tmpfs", "/dev"),
         *(word for name in ("null", "zero", "full", "random", "urandom") for word in _device(name)),
         *("--dir", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"),

@@ -42,6 +42,7 @@ class PlainExecutor:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.strength = "off"
+        launch.environment()  # a mistake in it is said now, not by the first fold
         log.warning("DATARUN_SANDBOX=off: submissions run WITHOUT isolation, with all that this user may do")
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class _Run:
         """Yields (word, measures); afterwards `ended` says how it ended."""
         hear, tell = os.pipe()
         home = str(Path(runner.__file__).parent.parent)
-        environment = launch.ENVIRONMENT | {"PYTHONPATH": home, "HOME": str(self._folder), "TMPDIR": str(self._folder)}
+        folders = {"PYTHONPATH": home, "HOME": str(self._folder), "TMPDIR": str(self._folder)}
         with open(self._folder / "output", "wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "runner.sandbox.plain", str(tell), str(self._folder)],
@@ -129,7 +130,7 @@ class _Run:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment | {"PATH": os.environ.get("PATH", os.defpath)},
+                env=launch.environment() | folders | {"PATH": os.environ.get("PATH", os.defpath)},
                 cwd=self._folder,
                 start_new_session=True,
             )
