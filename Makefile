@@ -77,6 +77,7 @@ operations-test: cluster  ## upgrade, back up, restore, replace ... a cluster of
 
 openstack-test: $(VENV)/.cluster  ## make, change and remove instances on OpenStack's real APIs
 	@tests/install_packages.sh $(FOR_OPENSTACK)
+	@$(ACTIVE) molecule reset --scenario-name openstack  # molecule remembers instances outside the checkout
 	@# that which stops an API is alone
 	@trap 'molecule/apis down' EXIT; \
 		$(ACTIVE) PYTHON=$(PYTHON) COLUMNS=600 molecule test --scenario-name openstack --destroy=never && \
