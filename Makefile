@@ -122,7 +122,7 @@ rig:
 
 # The virtual environment and what is in it: a stamp each, so that a second run has nothing to do.
 
-$(VENV)/.python:
+$(VENV)/.python: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "datarun needs Python 3.11 or later; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tests/install_packages.sh python3-venv
