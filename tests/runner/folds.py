@@ -120,15 +120,15 @@ def processes_with(mark):
     return found
 
 
-def descendants():
-    """Ids of the processes below this one."""
+def descendants(of=None):
+    """Ids of the processes below this one, or below another."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
             pass
-    found, new = set(), {os.getpid()}
+    found, new = set(), {of or os.getpid()}
     while new := {pid for pid, parent in parents.items() if parent in new}:
         found |= new
     return found

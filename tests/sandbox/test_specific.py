@@ -37,6 +37,21 @@ def test_what_it_may_not_do_is_an_error_of_the_data(
     wait_for(lambda: not sandboxes(tmp_path), lambda: f"left behind: {sandboxes(tmp_path)}")
 
 
+def test_it_has_one_capability_and_sees_itself_alone(executor: Executor, bench: Bench, tmp_path: Path) -> None:
+    """Over its own namespaces: that for its folds' mounts."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    look = "import os\nsaid = dict(line.split(':\\t') for line in open('/proc/self/status').read().splitlines())\n"
+    look += "names = 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb', 'NoNewPrivs'\n"
+    look += "seen = [int(said[name], 16) for name in names], os.getppid(), os.listdir('/tmp'), sorted(os.listdir('/data'))\n"
+    look += "fds = sorted(os.readlink(f'/proc/self/fd/{fd}').partition(':')[0] for fd in range(100) if os.path.lexists(f'/proc/self/fd/{fd}'))\n"
+    look += "raise ValueError(f'{seen} {fds} {os.uname().nodename}')\n"
+    (raw / "specific.py").write_text(look)
+    outcome = executor.run_split(SplitJob(raw, tmp_path / "split", "flowers", "species", True))
+    one = 1 << 21  # CAP_SYS_ADMIN
+    assert str(([one, one, one, 0, 1], 0, [], ["specific.py"])) in outcome.failure.message
+
+
 def sandboxes(folder: Path) -> list[str]:
     """Processes of the whole machine, as one that is left behind is nobody's child: bubblewraps that show the folder."""
     lines = {path.parent.name: _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")}

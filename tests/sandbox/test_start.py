@@ -41,18 +41,17 @@ def test_it_rejects_a_host_without_libseccomp(monkeypatch: pytest.MonkeyPatch) -
 
 def test_it_rejects_a_kernel_without_user_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a host that forbids them: bubblewrap says what the kernel said."""
-    real = launch.command
     monkeypatch.setattr(
         launch,
-        "command",
-        lambda *a: ["bwrap", "--ro-bind", "/", "/", "--unshare-user", "--uid", "0", "--", *real(*a)[:1], "--no-such"],
+        "parent_command",
+        lambda *a: ["bwrap", "--ro-bind", "/", "/", "--unshare-user", "--uid", "0", "--", "bwrap", "--no-such"],
     )
     with pytest.raises(selftest.Refusal, match="bubblewrap did not start Python"):
         Executor(LIMITS, 1)
 
 
 def test_a_zygote_that_is_killed_while_it_starts_is_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "command", lambda *a: ["sh", "-c", "kill -KILL $$"])
+    monkeypatch.setattr(launch, "parent_command", lambda *a: ["sh", "-c", "kill -KILL $$"])
     with pytest.raises(launch.Interrupted, match="killed while it started"):
         Executor(LIMITS, 1)
 

@@ -11,7 +11,7 @@ import numpy as np
 from runner.jobs import DataSet, SplitJob
 from runner.sandbox.data import DataSets, Held
 from runner.sandbox.executor import Executor
-from tests.runner.folds import state_of
+from tests.runner.folds import descendants, state_of
 from tests.sandbox.conftest import HONEST, LIMITS, Bench, wait_for
 
 
@@ -75,11 +75,12 @@ def test_folds_are_right_when_no_data_set_can_be_kept(standard: DataSet, folder:
 
 def test_zygotes_end_with_a_supervisor_that_is_killed() -> None:
     code = "import sys, time\nfrom runner.jobs import Limits\nfrom runner.sandbox.executor import Executor\n"
-    code += "e = Executor(Limits(), 1)\nprint(e._slots[0]._processes[None].popen.pid, flush=True)\ntime.sleep(60)"
+    code += "e = Executor(Limits(), 1)\nprint('ready', flush=True)\ntime.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    zygote = int(process.stdout.readline())
-    family = [zygote, *(int(pid) for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split())]
+    assert process.stdout.readline() == "ready\n"
+    family = descendants(process.pid)
+    assert len(family) > 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()

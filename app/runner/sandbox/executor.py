@@ -23,6 +23,8 @@ from runner.elements import SPECIFIC
 from runner.jobs import DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
 from runner.sandbox import cgroups, launch, selftest, wire
 from runner.sandbox.data import DataSets, Held
+from runner.sandbox.line import Line, RefusedError, ZygoteError
+from runner.sandbox.parent import NONE, Packages, PackagesError, Parent
 from runner.sandbox.report import (
     Hearing,
     OnStage,
@@ -32,13 +34,11 @@ from runner.sandbox.report import (
     whole_numbers,
     why,
 )
-from runner.sandbox.slots import Line, RefusedError, Slot, ZygoteError
+from runner.sandbox.slots import Slot
 
 log = logging.getLogger(__name__)
 
 _IMPORT = re.compile(rb"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
-_BRANCHES = 4
-"""Combinations of data set and packages that a slot keeps warm."""
 
 
 class Executor:
@@ -57,12 +57,14 @@ class Executor:
         self._data = DataSets(cache)
         self._installed = _installed_packages()
         self._threaded: set[str] = set()
-        self._slots = [Slot(limits, self._groups, self._user, compiled) for _ in range(slots)]
+        self._parent = Parent(self._user, limits.hard_time)
+        self._slots = [Slot(self._parent, limits, self._groups, compiled) for _ in range(slots)]
         self._idle = list(self._slots)
         self._condition = threading.Condition()
         try:
+            selftest.start(self._slots[0])  # what it lacks, all lack
             with ThreadPoolExecutor(slots) as pool:
-                list(pool.map(selftest.start, self._slots))
+                list(pool.map(selftest.start, self._slots[1:]))
         except BaseException:
             self.close()
             raise
@@ -73,6 +75,7 @@ class Executor:
     def close(self) -> None:
         for slot in self._slots:
             slot.close()
+        self._parent.close()
         self._data = DataSets(0)
 
     def run_fold(self, job: FoldJob, on_stage: OnStage = lambda stage, measures: None) -> Outcome:
@@ -101,7 +104,7 @@ class Executor:
     def run_split(self, job: SplitJob) -> Outcome:
         """Makes job.target, with copies of the raw files; complete, or not at all."""
         outcome = Outcome(notes=list(self._notes))
-        with self._slot(job.target, frozenset()) as slot:
+        with self._slot(job.target, NONE) as slot:
             try:
                 slot.start()
                 self._split(slot, job, outcome)
@@ -113,10 +116,19 @@ class Executor:
     # A fold
 
     def _fold(
-        self, slot: Slot, job: FoldJob, files: int, packages: frozenset[str], outcome: Outcome, on_stage: OnStage
+        self, slot: Slot, job: FoldJob, files: int, packages: Packages, outcome: Outcome, on_stage: OnStage
     ) -> None:
         data = job.data
-        held = self._data.get(data.folder, lambda: self._read(slot, data))
+        try:
+            if data.custom and not slot.has(data.folder, packages):
+                (data.folder / SPECIFIC).stat()
+            slot.zygote(data, packages)
+        except PackagesError:
+            self._threaded |= packages  # left to the folds
+            packages = NONE
+        except (RefusedError, FileNotFoundError) as error:
+            raise _DataProblem(str(error)) from None
+        held = self._data.get(data.folder, lambda: self._read(slot, data, packages))
         rows = np.ascontiguousarray(job.train_is, dtype=np.int64)
         outside = rows[(rows < 0) | (rows >= held.rows[0])]
         if not len(rows):
@@ -124,13 +136,7 @@ class Executor:
         if len(outside):
             raise _DataProblem(f"train_is names row {outside[0]}, but the train set has {held.rows[0]} rows")
         slot.keep(self._data.folders())
-        try:
-            line = slot.branch(data.folder, data.custom, held, packages, _BRANCHES)
-        except RefusedError:
-            if not packages:
-                raise
-            self._threaded |= packages  # they start threads when imported: left to the folds
-            line = slot.branch(data.folder, data.custom, held, frozenset(), _BRANCHES)
+        line = slot.loaded(data, held, packages)
         parts = wire.pack_array(rows)
         if held.labels is not None:
             parts += wire.pack_array(held.labels[rows])
@@ -145,23 +151,22 @@ class Executor:
                 wire.seal(predictions)
                 hearing.take(predictions)
 
-    def _packages(self, packed: bytes) -> frozenset[str]:
+    def _packages(self, packed: bytes) -> Packages:
         """Installed packages that the files seem to import. By pattern: a parser would meet hostile text here."""
         words = {word.decode() for word in _IMPORT.findall(packed)}
-        return frozenset(words & self._installed) - self._slots[0].modules - self._threaded
+        return frozenset(words & self._installed) - self._parent.modules - self._threaded
 
     # A data set
 
-    def _read(self, slot: Slot, data: DataSet) -> Held:
+    def _read(self, slot: Slot, data: DataSet, packages: Packages) -> Held:
         features, labels = wire.memfd("features"), wire.memfd("labels")
         opened: list[int] = []
         try:
             if data.custom:
-                (data.folder / SPECIFIC).stat()
-                line, fds = slot.zygote(data.folder), [features]
+                line, fds = slot.zygote(data, packages), [features]
             else:
                 opened = [_open(data.folder / name) for name in ("train.csv", "test.csv")]
-                line, fds = slot.zygote(None), [*opened, features, labels]
+                line, fds = slot.zygote(), [*opened, features, labels]
             options = {"task": "read", "target_column": data.target_column}
             rows = self._data_task(slot, line, fds, options, data=data.custom)
             wire.seal(features)
@@ -210,20 +215,17 @@ class Executor:
             folder = Path(name) / "data"
             copy_files(job.source, folder)
             _give(folder, self._user)
-            process = slot.once(folder)
+            options: dict[str, Any] = {"task": "split", "name": job.name, "target_column": job.target_column}
+            options |= {"held_out_test": job.held_out_test, "random_state": job.random_state}
             try:
-                line = Line(process.channel)
-                if job.custom:
-                    line.specific(slot.limits)
-                options: dict[str, Any] = {"task": "split", "name": job.name, "target_column": job.target_column}
-                options |= {"held_out_test": job.held_out_test, "random_state": job.random_state}
-                outcome.rows = self._data_task(slot, line, [], options, data=True, outcome=outcome)
+                with slot.once(folder) as line:
+                    if job.custom:
+                        line.specific(slot.limits)
+                    outcome.rows = self._data_task(slot, line, [], options, data=True, outcome=outcome)
             except RefusedError as error:
                 outcome.failure = Failure(Reason.DATA, "split", str(error))
             except _DataProblem as problem:
                 outcome.failure = Failure(problem.reason, "split", str(problem))
-            finally:
-                process.stop()
             if outcome.failure is None:
                 _take_back(folder)
                 if not job.target.exists():  # the message may come twice
@@ -232,7 +234,7 @@ class Executor:
     # Slots
 
     @contextlib.contextmanager
-    def _slot(self, folder: Path, packages: frozenset[str]) -> Iterator[Slot]:
+    def _slot(self, folder: Path, packages: Packages) -> Iterator[Slot]:
         """A free slot, one that is warm for this if there is a choice."""
         with self._condition:
             self._condition.wait_for(lambda: self._idle)

@@ -11,6 +11,10 @@ from pathlib import Path
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
 
+EVERY_NAMESPACE = (
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
+)
+
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
     1,
     2,
@@ -23,6 +27,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVA
 )
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 22, 24, 38, 47
+PR_SET_CHILD_SUBREAPER, CAP_SYS_ADMIN = 36, 21
 PR_CAP_AMBIENT_CLEAR_ALL, SECCOMP_MODE_FILTER = 4, 2
 _MADV_COLLAPSE, _HUGE_PAGE = 25, 2 << 20
 
@@ -68,14 +73,15 @@ def collapse_memory() -> None:
                 _libc.madvise(ctypes.c_void_p(place), ctypes.c_size_t(_HUGE_PAGE), ctypes.c_int(_MADV_COLLAPSE))
 
 
-def drop_capabilities() -> None:
-    """Empty every set: bounding, ambient, permitted, effective, inheritable."""
+def drop_capabilities(*kept: int) -> None:
+    """Leave these capabilities, below 32, in the bounding, permitted and effective sets, and none elsewhere."""
     with open("/proc/sys/kernel/cap_last_cap") as last:
-        for capability in range(int(last.read()) + 1):
+        for capability in {*range(int(last.read()) + 1)} - {*kept}:
             prctl(PR_CAPBSET_DROP, capability)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
-    _checked(_libc.capset(header, bytes(24)), "capset")
+    low = sum(1 << capability for capability in kept)
+    _checked(_libc.capset(header, struct.pack("6I", low, low, 0, 0, 0, 0)), "capset")
 
 
 def install_seccomp(program: bytes) -> None:

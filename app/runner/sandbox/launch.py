@@ -1,7 +1,12 @@
-"""Start a zygote: the bubblewrap command line, and dropping root before it. Supervisor: trusted, outside."""
+"""Start what is confined: the bubblewrap command lines, and dropping root before them. Supervisor: trusted, outside.
+
+The parent of all zygotes is one bubblewrap with Python in it. Each slot has another one, with namespaces and mounts
+and no Python: its zygotes are forks of the parent that enter them.
+"""
 
 import contextlib
 import itertools
+import json
 import os
 import pwd
 import re
@@ -16,6 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import runner
 from runner import config, env
@@ -53,11 +59,11 @@ def environment() -> dict[str, str]:
 
 
 class LaunchError(Exception):
-    """The zygote did not come up; the message is what it had to say."""
+    """It did not come up; the message is what it had to say."""
 
 
 class Interrupted(OSError):
-    """The zygote was killed before it was up, or had no time to get there: the next start may do."""
+    """It was killed before it was up, or had no time to get there: the next start may do."""
 
 
 @dataclass(frozen=True)
@@ -77,26 +83,28 @@ def unprivileged(name: str = "nobody") -> User | None:
 
 @dataclass
 class Process:
-    """A running zygote's bubblewrap and the channel to the zygote.
+    """A running bubblewrap, and the channel to what runs in it.
 
-    told: a pipe of what its start says. init: pidfd of its namespace's first process, once bubblewrap has named it.
+    told: a pipe of what its start says. inside: the process in it, as this host numbers it, and its pidfd, once
+    bubblewrap has named it; in a pid namespace that is the first one, which ends after all others are gone.
     """
 
     popen: subprocess.Popen[bytes]
     channel: socket.socket
     told: int
-    init: int | None = None
+    pid: int = 0
+    inside: int | None = None
 
     def stop(self) -> None:
-        """Kill all that is in it, and wait for that: the namespace's first process ends after all others are gone."""
+        """Kill all that is in it, and wait for that."""
         self.channel.close()
         # The group, not the first process alone: as root the inner bubblewrap does not die with the outer one.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
-        if self.init is not None:
-            select.select([self.init], [], [], _END_SECONDS)
-            os.close(self.init)
+        if self.inside is not None:
+            select.select([self.inside], [], [], _END_SECONDS)
+            os.close(self.inside)
         os.close(self.told)
 
 
@@ -104,33 +112,44 @@ class Process:
 _starter = ThreadPoolExecutor(1, "sandbox-starter")
 
 
-def start(user: User | None, data: Path | None = None, writable: bool = False) -> Process:
-    """A zygote that has warmed up. data: a custom data set's folder, or that of a split, which is writable."""
-    process = _starter.submit(_spawn, user, data, writable).result()
-    try:
-        _wait_ready(process)
-    except BaseException:
-        process.stop()
-        raise
+def parent(user: User | None) -> tuple[Process, Any]:
+    """The parent of all zygotes, warmed up, and what it says when it is."""
+    ours, theirs = wire.pair()
+    with theirs:
+        process = _starter.submit(_spawn, parent_command(theirs.fileno(), user), ours, [theirs.fileno()]).result()
+    return process, json.loads(_first_words(process))
+
+
+def namespaces(user: User | None, owner: int, data: Path | None = None, writable: bool = False) -> Process:
+    """Namespaces and mounts that zygotes can enter.
+
+    owner: the parent's user namespace, in which they are made, so that its forks have the right to enter them. data:
+    a custom data set's folder, or that of a split, which is writable.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = namespaces_command(owner, user, data, writable)
+        process = _starter.submit(_spawn, command, ours, [owner], theirs.fileno()).result()
+    with contextlib.suppress(BrokenPipeError):  # it has ended; why is read below
+        ours.send(b".")
+    _first_words(process)
     return process
 
 
-def _spawn(user: User | None, data: Path | None, writable: bool) -> Process:
-    ours, theirs = wire.pair()
+def _spawn(command: list[str], ours: socket.socket, fds: list[int], stdio: int | None = None) -> Process:
     told, tell = os.pipe2(os.O_CLOEXEC)
     names, name = os.pipe2(os.O_CLOEXEC)
     try:
         popen = subprocess.Popen(
-            command(theirs.fileno(), name, user, data, writable),
-            pass_fds=[theirs.fileno(), name],
-            stdin=subprocess.DEVNULL,
-            stdout=tell,
+            [word if word != _INFO_FD else str(name) for word in command],
+            pass_fds=[*fds, name],
+            stdin=subprocess.DEVNULL if stdio is None else stdio,
+            stdout=tell if stdio is None else stdio,
             stderr=tell,
             env={"PATH": os.defpath},
             start_new_session=True,  # Ctrl-C is for the supervisor, which ends its folds itself
         )
     finally:
-        theirs.close()
         os.close(tell)
         os.close(name)
     process = Process(popen, ours, told)
@@ -138,54 +157,82 @@ def _spawn(user: User | None, data: Path | None, writable: bool) -> Process:
         # JSON, or nothing if the start fails. To its end: bubblewrap dies of a pipe that is closed too early.
         text = "".join(itertools.takewhile(lambda line: line.strip() != "}", lines))
         if words := re.search(r'"child-pid": (\d+)', text):
-            process.init = os.pidfd_open(int(words[1]))
+            process.pid = int(words[1])
+            process.inside = os.pidfd_open(process.pid)
     return process
 
 
-def _wait_ready(process: Process) -> None:
+def _first_words(process: Process) -> bytes:
+    """What it says once it is up. Stops it and raises LaunchError or Interrupted where it does not get there."""
+    try:
+        return _wait(process)
+    except BaseException:
+        process.stop()
+        raise
+
+
+def _wait(process: Process) -> bytes:
     channel, told = process.channel, process.told
     heard, until = bytearray(), time.monotonic() + _START_SECONDS
     while True:
         ready, _, _ = select.select([channel.fileno(), told], [], [], max(0.0, until - time.monotonic()))
         if channel.fileno() in ready:
-            try:
-                wire.receive(channel)
-                return
-            except (EOFError, OSError):
-                while chunk := os.read(told, 4096):
-                    heard += chunk
-                said = heard.decode(errors="replace").strip()[-2000:]
-                code = process.popen.wait()
-                if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # its own, or that of bubblewrap's child
-                    raise Interrupted("it was killed while it started") from None
-                raise LaunchError(said or f"it ended without a word, exit code {code}") from None
+            with contextlib.suppress(ConnectionResetError):
+                if words := channel.recv(wire.MESSAGE):
+                    return words
+            while chunk := os.read(told, 4096):
+                heard += chunk
+            said = heard.decode(errors="replace").strip()[-2000:]
+            code = process.popen.wait()
+            if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # its own, or that of bubblewrap's child
+                raise Interrupted("it was killed while it started")
+            raise LaunchError(said or f"it ended without a word, exit code {code}")
         if told in ready:
             heard += os.read(told, 4096)
         elif not ready:
             raise Interrupted(f"no answer within {_START_SECONDS:.0f} s")
 
 
-def command(fd: int, name: int, user: User | None, data: Path | None = None, writable: bool = False) -> list[str]:
-    """fd: the zygote's channel. name: where bubblewrap writes which process is the first of the namespace."""
+_INFO_FD = "INFO-FD"
+"""Stands in a command for where bubblewrap writes which process it has made."""
+
+
+def parent_command(fd: int, user: User | None) -> list[str]:
+    """fd: its channel. In the host's pid namespace, since zygotes enter those that begin there."""
+    apart = [f"--unshare-{kind}" for kind in ("user", "ipc", "net", "uts", "cgroup")]
+    mounts = _mounts(None, False)
+    inner = ["bwrap", *apart, *_confined(mounts, user), sys.executable, "-m", "runner.sandbox.zygote", str(fd)]
+    return _dropping_root(mounts, user) + inner
+
+
+def namespaces_command(owner: int, user: User | None, data: Path | None = None, writable: bool = False) -> list[str]:
+    """What runs in them says back what it is told: all is mounted then. It ends with the supervisor."""
+    enter = ["nsenter", f"--user=/proc/self/fd/{owner}", "--preserve-credentials", "--"]
     mounts = _mounts(data, writable)
-    inner_mounts = mounts if user is None else _already_there(mounts)
-    inner = [
-        *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
-        *("--info-fd", str(name)),
-        *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),  # for the namespaces of each fold; a fold has none
+    return _dropping_root(mounts, user) + [*enter, "bwrap", "--unshare-all", *_confined(mounts, user), "cat"]
+
+
+def _confined(mounts: list[str], user: User | None) -> list[str]:
+    return [
+        *("--unshare-user", "--die-with-parent", "--new-session", "--clearenv", "--info-fd", _INFO_FD),
+        *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),
         *(word for name, value in environment().items() for word in ("--setenv", name, value)),
         *("--tmpfs", "/tmp", "--proc", "/proc", "--tmpfs", "/dev"),
         *(word for name in ("null", "zero", "full", "random", "urandom") for word in _device(name)),
         *("--dir", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"),
         *("--dir", str(confine.DATA), "--dir", str(confine.SUBMISSION)),
-        *inner_mounts,
+        *(mounts if user is None else _already_there(mounts)),
         *("--remount-ro", "/", "--chdir", "/"),
-        *(sys.executable, "-m", "runner.sandbox.zygote", str(fd)),
     ]
+
+
+def _dropping_root(mounts: list[str], user: User | None) -> list[str]:
+    """Root opens the way to folders that the unprivileged user can't reach, in a first set of mounts.
+
+    There it drops all rights, and from there on everything is as for any ordinary user.
+    """
     if user is None:
-        return inner
-    # Root opens the way to folders that the unprivileged user can't reach, in a first set of mounts. There it
-    # drops all rights, and from there on everything is as for any ordinary user.
+        return []
     return [
         *("bwrap", "--die-with-parent", "--unshare-ipc"),
         *("--dev-bind", "/dev", "/dev", "--dev-bind", "/proc", "/proc", "--perms", "1777", "--tmpfs", "/tmp"),
@@ -193,7 +240,6 @@ def command(fd: int, name: int, user: User | None, data: Path | None = None, wri
         *mounts,
         *("setpriv", "--reuid", str(user.uid), "--regid", str(user.gid), "--clear-groups"),
         *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"),
-        *inner,
     ]
 
 

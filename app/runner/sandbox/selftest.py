@@ -6,8 +6,9 @@ import shutil
 import sys
 
 from runner.sandbox import launch, seccomp, wire
+from runner.sandbox.line import RefusedError, ZygoteError
 from runner.sandbox.report import parse
-from runner.sandbox.slots import RefusedError, Slot, ZygoteError
+from runner.sandbox.slots import Slot
 
 _OFF = "On a laptop, for code that you trust, DATARUN_SANDBOX=off runs submissions without isolation."
 _NAMESPACES = (
@@ -61,7 +62,7 @@ def start(slot: Slot) -> None:
     nothing = wire.filled("nothing")
     try:
         options = {"task": "probe", "scratch": slot.limits.scratch}
-        ended, output = slot.run(slot.zygote(None), "probe", nothing, [], options, lambda text, _: words.append(text))
+        ended, output = slot.run(slot.zygote(), "probe", nothing, [], options, lambda text, _: words.append(text))
     except ZygoteError as error:
         raise launch.Interrupted(f"it ended while it was tried: {error}") from None
     except RefusedError as error:

@@ -1,9 +1,10 @@
-"""The fork server of a slot. Runs inside bubblewrap, without secrets, and never runs a submission's code itself.
+"""The fork servers of a runner. They run confined, without secrets, and never run a submission's code themselves.
 
-`python -m runner.sandbox.zygote FD`: imports what folds need, then serves the supervisor on the socket FD.
-A zygote branches: a data set's features and the packages that a submission imports are loaded into a branch, so that
-a fold finds in its memory what it may see and nothing else. The zygote of a custom data set has imported the
-organiser's specific.py, and is trusted no further than that: the supervisor checks its answers too.
+`python -m runner.sandbox.zygote FD` is the parent: it imports what folds need, then serves the supervisor on the socket
+FD. Its forks are zygotes: each enters the namespaces of a slot, or those of a data set within it, loads the features
+there, and forks for each fold. Beside them the parent forks children like itself that import more packages. So a fold
+finds in its memory what it may see and nothing else. The zygote of a custom data set has imported the organiser's
+specific.py, and is trusted no further than that: the supervisor checks its answers too.
 
 Single-threaded, always: a fork of a process with threads may hang.
 """
@@ -12,7 +13,6 @@ import gc
 import importlib
 import os
 import random
-import select
 import signal
 import socket
 import sys
@@ -28,73 +28,98 @@ from runner.sandbox.watch import Deadlines, Gone, watch
 _FDS = 16
 
 
-class Zygote:
+class Server:
+    """Answers the supervisor: what it may ask for are the methods on_X, asked for by {"do": "X", ...}."""
+
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+
+    def serve(self) -> NoReturn:
+        """Until the supervisor is gone. An answer is a JSON object, with a descriptor perhaps."""
+        while True:
+            try:
+                message, fds = wire.receive(self._channel, _FDS)
+            except EOFError:
+                os._exit(0)
+            try:
+                answer, bulk = getattr(self, f"on_{message.pop('do')}")(fds, **message), None
+                if isinstance(answer, tuple):
+                    answer, bulk = answer
+            except Gone:
+                os._exit(0)
+            except BaseException as error:
+                text = work.explain(error, confine.SUBMISSION, confine.DATA)
+                answer, bulk = {"error": text[:8000], "where": traceback.format_exc()[-8000:]}, None
+            for fd in fds:
+                os.close(fd)
+            wire.send(self._channel, answer, [bulk] if bulk is not None else [])
+            if bulk is not None:
+                os.close(bulk)
+
+
+class Parent(Server):
+    """Forks, and holds nothing of any data set."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        super().__init__(channel)
+        # It waits for no child. Those whose own parent has ended become its own, and must be reaped by somebody.
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    def on_zygote(self, fds: list[int]) -> dict[str, Any]:
+        """fds: 0 the zygote's channel, 1 the pidfd of a process in the namespaces that it enters."""
+        if os.fork() == 0:
+            channel = socket.socket(fileno=fds[0])
+            try:
+                kernel.setns(fds[1], kernel.EVERY_NAMESPACE)
+                if os.fork():  # a child alone is in the new pid namespace
+                    os._exit(0)
+                _close_all_but(channel.fileno())
+                _open_null()
+                os.setsid()
+                os.chdir("/")
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                kernel.drop_capabilities(kernel.CAP_SYS_ADMIN)  # for the namespaces of each fold; a fold has none
+            except BaseException as error:
+                wire.send(channel, {"error": f"no zygote: {error!r}"})
+                os._exit(1)
+            wire.send(channel, {})
+            Zygote(channel).serve()
+        return {}
+
+    def on_packages(self, fds: list[int], packages: list[str]) -> tuple[dict[str, Any], int]:
+        """fds: 0 the child's channel. Answers with the child's pidfd; the child when it has imported."""
+        pid = os.fork()
+        if pid == 0:
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            channel = socket.socket(fileno=fds[0])
+            _close_all_but(0, 1, 2, channel.fileno())
+            for name in packages:
+                try:
+                    importlib.import_module(name)
+                except BaseException:
+                    continue  # what fails here fails again in the fold, and is reported there
+            gc.collect()
+            gc.freeze()
+            wire.send(channel, {"threads": len(os.listdir("/proc/self/task"))})
+            Parent(channel).serve()
+        return {}, os.pidfd_open(pid)
+
+
+class Zygote(Server):
+    def __init__(self, channel: socket.socket) -> None:
+        super().__init__(channel)
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._seccomp = b""
         self._loaded: Any = None
         self._specific: ModuleType | None = None
-        self._branches: set[int] = set()
-
-    def serve(self) -> None:
-        """Answer until the supervisor is gone."""
-        waiting = select.poll()
-        waiting.register(self._channel, select.POLLIN)
-        while True:
-            while not waiting.poll(1000 if self._branches else None):
-                self._reap()
-            try:
-                message, fds = wire.receive(self._channel, _FDS)
-            except EOFError:
-                return
-            try:
-                answer, output = getattr(self, f"on_{message.pop('do')}")(fds, **message), None
-                if isinstance(answer, tuple):
-                    answer, output = answer
-            except Gone:
-                return
-            except BaseException as error:
-                text = work.explain(error, confine.SUBMISSION, confine.DATA)
-                answer, output = {"error": text[:8000], "where": traceback.format_exc()[-8000:]}, None
-            for fd in fds:
-                os.close(fd)
-            wire.send(self._channel, answer, [output] if output is not None else [])
-            if output is not None:
-                os.close(output)
-
-    # What the supervisor may ask for: on_X answers {"do": "X", ...}
 
     def on_start(self, fds: list[int]) -> dict[str, Any]:
         """fds: 0 the compiled seccomp filter, others: cgroups to join."""
         self._seccomp = wire.read(fds[0])
         for fd in fds[1:]:
             os.write(fd, b"0")
-        return {"modules": sorted({name.partition(".")[0] for name in sys.modules})}
-
-    def on_branch(self, fds: list[int]) -> dict[str, Any]:
-        """fds: 0 the branch's own channel."""
-        pid = os.fork()
-        if pid == 0:
-            self._branches.clear()
-            self._channel.close()
-            self._channel = socket.socket(fileno=os.dup(fds[0]))
-            for fd in fds:
-                os.close(fd)
-            self.serve()
-            os._exit(0)
-        self._branches.add(pid)
         return {}
-
-    def on_preload(self, fds: list[int], packages: list[str]) -> dict[str, Any]:
-        """Import what a submission imports; what fails here fails again in the fold, and is reported there."""
-        for name in packages:
-            try:
-                importlib.import_module(name)
-            except BaseException:
-                continue
-        gc.freeze()
-        return {"threads": len(os.listdir("/proc/self/task"))}
 
     def on_specific(self, fds: list[int], memory: int, processes: int) -> dict[str, Any]:
         """Import the organiser's code of a custom data set. It may use twice what a fold may: its forks are folds."""
@@ -142,12 +167,6 @@ class Zygote:
             os.close(output)
         return {"ended": ended}, text
 
-    def _reap(self) -> None:
-        """Branches that have ended."""
-        for pid in list(self._branches):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                self._branches.discard(pid)
-
     def _fold(
         self,
         bounds: confine.Bounds,
@@ -185,9 +204,15 @@ def _close_all_but(*fds: int) -> None:
 
 
 def _warm() -> None:
-    """Import and run once what most folds use, so that no fold pays for it."""
+    """Import and run once what most folds and splits use, so that none of them pays for it.
+
+    Frames too: scikit-learn imports some twenty modules when it meets its first one.
+    """
+    import io
+
     import numpy as np
     import pandas as pd
+    import sklearn.compose
     import sklearn.ensemble
     import sklearn.linear_model
     import sklearn.model_selection
@@ -195,12 +220,27 @@ def _warm() -> None:
     import sklearn.preprocessing
     import sklearn.tree  # the same
 
-    X, y = pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) % 7}), np.arange(40) % 2
-    split = next(sklearn.model_selection.StratifiedShuffleSplit(n_splits=1, random_state=0).split(X.to_numpy(), y))
-    for model in (sklearn.ensemble.RandomForestClassifier(n_estimators=2), sklearn.linear_model.LogisticRegression()):
-        model.fit(X.to_numpy()[split[0]], y[split[0]]).predict_proba(X.to_numpy())
-    sklearn.linear_model.LinearRegression().fit(X.to_numpy(), y)
+    frame = pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) % 7, "y": np.arange(40) % 2})
+    frame = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
+    train, _ = sklearn.model_selection.train_test_split(frame, random_state=0)
+    X, y = train.drop(columns="y"), train["y"].to_numpy()
+    rows, _ = next(sklearn.model_selection.StratifiedShuffleSplit(n_splits=1, random_state=0).split(X.to_numpy(), y))
+    for features in (X.iloc[rows], X.to_numpy()[rows]):
+        for model in (
+            sklearn.ensemble.RandomForestClassifier(n_estimators=2),
+            sklearn.linear_model.LogisticRegression(),
+        ):
+            model.fit(features, y[rows]).predict_proba(features)
+        sklearn.linear_model.LinearRegression().fit(features, y[rows]).predict(features)
     random.seed()
+
+
+def _open_null() -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
 
 
 def main() -> None:
@@ -210,13 +250,11 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     kernel.collapse_memory()
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):  # the supervisor has listened to the start alone
-        os.dup2(null, fd)
+    _open_null()  # the supervisor has listened to the start alone
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed fold's last lines, too
-    wire.send(channel, {"ready": True})
-    Zygote(channel).serve()
+    wire.send(channel, {"modules": sorted({name.partition(".")[0] for name in sys.modules})})
+    Parent(channel).serve()
 
 
 if __name__ == "__main__":
