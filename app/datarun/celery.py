@@ -7,6 +7,7 @@ from celery import Celery
 from celery.schedules import crontab
 from celery.signals import celeryd_after_setup, worker_ready
 
+from datarun import clock
 from runner import config, env
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "datarun.settings")
@@ -40,9 +41,10 @@ def _only_the_masters_tasks(instance: Any, **_: Any) -> None:
 
 
 @worker_ready.connect
-def _call_webhooks(sender: Any, **_: Any) -> None:
-    """The master's worker tells webhooks how folds ended, beside the results that it stores."""
+def _start_threads(sender: Any, **_: Any) -> None:
+    """Beside the results that it stores, the master's worker sends the periodic tasks and delivers webhooks."""
     if config.MASTER_QUEUE in sender.app.amqp.queues.consume_from:
         from runapp.services.calls import Deliverer  # needs Django, which is ready by now
 
+        clock.start(sender.app)
         Deliverer().start()
