@@ -177,7 +177,7 @@ def posts(client: Client, singles: int, bulk: int) -> list[Figure]:
     new = client.new("logistic")
     client.organiser.tested(client.post("submissionfold/", order(new))["databoard_sf_id"])
     known = {"databoard_s_id": new["databoard_s_id"]}
-    [runner] = [pid for pid, command in live.children().items() if "celery" in command and "-A runner" in command]
+    runner = live.process_of("runner")
     os.kill(runner, signal.SIGSTOP)
     try:
         orders = [order(known) for _ in range(singles)]
@@ -282,8 +282,8 @@ def _download(session: requests.Session, live: Live, worker: int, queries: Path,
 
 
 def _gunicorn_worker(live: Live) -> int:
-    processes = {pid for pid, command in live.children().items() if "gunicorn" in command}
-    [worker] = [pid for pid in processes if _status(pid, "PPid") in processes]
+    arbiter = live.process_of("web")
+    [worker] = [pid for pid in live.children() if _status(pid, "PPid") == arbiter]
     return worker
 
 

@@ -1,19 +1,22 @@
-"""The whole of datarun on one machine: web server, master's worker, scheduler and runner as child processes.
+"""The whole of datarun on one machine: web server, master's worker and runner as child processes.
 
 `manage.py serve` runs it, on the embedded default or on the services that the environment names.
 """
 
 import ctypes
 import fcntl
+import importlib
+import logging
 import os
 import signal
-import subprocess
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn
 
 from celery import current_app
 from kombu import Queue
@@ -21,12 +24,15 @@ from kombu import Queue
 from runapp import services, tasks
 from runner import config, filebroker, spool
 
-APP = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 3.0
 """How long a process may take to stop; a fold that still runs then is finished after the next start."""
 MAX_FAILURES = 3
 """Processes that may end by themselves within FAILURE_SECONDS before the server gives up."""
 FAILURE_SECONDS = 30.0
+
+
+COMMS = {"web server": "web", "master's worker": "master", "runner": "runner"}
+"""What `ps` and `top` show of the processes, behind `datarun-`."""
 
 
 class ServerError(Exception):
@@ -64,33 +70,34 @@ def requeue() -> int:
 
 
 class Server:
-    """The child processes, started together, restarted when one dies, stopped together."""
+    """The child processes, started together, restarted when one dies, stopped together.
+
+    They are forks of this process, which has loaded Django for all of them, and does no more than look after them: it
+    runs no threads, and holds no connections.
+    """
 
     def __init__(self, port: int, slots: int) -> None:
-        worker = [sys.executable, "-m", "celery", "--quiet", "-A"]
-        quiet = ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
-        master = ["worker", "-Q", config.MASTER_QUEUE, "-P", "threads", "-c", "1", "-n", "master@%h", *quiet]
-        runner = ["worker", "-Q", ",".join(config.QUEUES), "-P", "threads", "-c", str(slots), "-n", "runner@%h", *quiet]
-        beat = ["beat", "--loglevel", "WARNING", "--schedule", str(config.home() / "beat"), "--pidfile="]
+        worker = ["--quiet", "worker", "-P", "threads", "--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
+        master = [*worker, "-Q", config.MASTER_QUEUE, "-c", "1", "-n", "master@%h"]
+        runner = [*worker, "-Q", ",".join(config.QUEUES), "-c", str(slots), "-n", "runner@%h"]
         gunicorn = ["--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "8", "--log-level", "warning"]
-        self.commands = {
-            "web server": [sys.executable, "-m", "gunicorn", "datarun.wsgi", *gunicorn],
-            "master's worker": [*worker, "datarun", *master],
-            "runner": [*worker, "runner", *runner],
-            "scheduler": [*worker, "datarun", *beat],
+        self.works: dict[str, Callable[[], int | None]] = {
+            "web server": partial(_serve_web, ["gunicorn", "datarun.wsgi", *gunicorn]),
+            "master's worker": partial(_serve_queues, "datarun.celery", master),
+            "runner": partial(_serve_queues, "runner.celery", runner),
         }
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.pids: dict[str, int] = {}
         self.failures: list[float] = []
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Keep all processes running until `stopped()`; ServerError when they don't stay alive."""
         try:
-            for name in self.commands:
+            for name in self.works:
                 self._start(name)
             while not stopped():
-                for name, process in self.processes.items():
-                    if process.poll() is not None:
-                        self._restart(name, process.returncode)
+                for name in self.works:
+                    if (code := self._ended(name)) is not None:
+                        self._restart(name, code)
                 time.sleep(0.2)
         finally:
             self._stop()
@@ -98,13 +105,19 @@ class Server:
     def _start(self, name: str) -> None:
         if name == "master's worker":
             filebroker.give_back(config.home() / "queue" / config.MASTER_QUEUE)
-        # Sessions of their own: Ctrl-C reaches this process alone, which stops them in order.
-        quiet = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
-        self.processes[name] = subprocess.Popen(
-            self.commands[name], cwd=APP, env=os.environ | quiet, start_new_session=True, preexec_fn=_die_with_parent
-        )
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            _become(name, self.works[name])
+        self.pids[name] = pid
+
+    def _ended(self, name: str) -> int | None:
+        """The exit code of a process that has ended, the negative number of the signal if one ended it."""
+        pid, status = os.waitpid(self.pids[name], os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def _restart(self, name: str, code: int) -> None:
+        del self.pids[name]
         if code == config.EXIT_REFUSED:
             raise ServerError(f"the {name} can't run here; its message is above")
         now = time.monotonic()
@@ -117,17 +130,49 @@ class Server:
         self._start(name)
 
     def _stop(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
+        for pid in self.pids.values():
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
-        for process in self.processes.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(deadline - time.monotonic(), 0))
-            process.kill()
-            process.wait()
+        for name, pid in self.pids.items():
+            while (code := self._ended(name)) is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if code is None:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         spool.forget_begun(config.spool())
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed server leaves nothing behind
+def _become(name: str, work: Callable[[], int | None]) -> NoReturn:
+    """In a fork: do the work to its end, then exit."""
+    code: int | str | None = 1
+    try:
+        os.setsid()  # Ctrl-C reaches the first process alone, which stops the others in order
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: a killed server leaves nothing behind
+            Path("/proc/self/comm").write_text(f"datarun-{COMMS[name]}")  # for ps and top
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        code = work()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _serve_web(arguments: list[str]) -> None:
+    from gunicorn.app.wsgiapp import run
+
+    sys.argv = arguments
+    run()
+
+
+def _serve_queues(module: str, arguments: list[str]) -> int | None:
+    warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
+    app: Any = importlib.import_module(module).app
+    app.set_current()
+    code: int | None = app.start(arguments)
+    return code

@@ -76,16 +76,21 @@ class Live:
                 continue
         return found
 
-    def worker(self, name: str) -> int:
-        """The pid of a worker that it started, not of what is about to become another program there."""
+    def process_of(self, name: str) -> int:
+        """The pid of one of its three processes: web, master or runner."""
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        [pid] = [pid for pid, command in self.children().items() if f"{name}@" in command and str(pid) in children]
+        [pid] = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"datarun-{name}\n"]
         return pid
 
     def evidence(self) -> str:
         """What a failed test shows of the server."""
         return "\n".join([self.log.read_text()[-3000:], *(f"{pid} {line}" for pid, line in self.children().items())])
+
+    def family_of(self, name: str) -> list[int]:
+        """The pids of one of the three and of its children."""
+        first = self.process_of(name)
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     def manage(self, *arguments: str) -> str:
         done = subprocess.run(

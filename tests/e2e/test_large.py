@@ -58,8 +58,8 @@ def test_large_folds_come_through_in_bounded_memory(live: Live, organiser: Organ
     expected = np.random.default_rng(3).random((ROWS, 10)) + np.arange(float(ROWS))[train_is].sum()
     assert np.array_equal(post_api.decode_predictions(record["full_train_predictions"], ROWS), expected)
     assert np.array_equal(post_api.decode_predictions(record["test_predictions"], 10), expected[:10])
-    for name, most in (("gunicorn", 500), ("master@", 200)):
-        assert max(_peak_mb(pid) for pid, command in live.children().items() if name in command) < most
+    for name, most in (("web", 500), ("master", 200)):
+        assert max(map(_peak_mb, live.family_of(name))) < most
 
 
 def _peak_mb(pid: int) -> float:

@@ -53,7 +53,7 @@ def new_mark(server: Live, fold_id: int, seen: set[tuple[str, float]]) -> set[tu
 
 
 def kill_runner(server: Live) -> int:
-    pid = server.worker("runner")
+    pid = server.process_of("runner")
     os.kill(pid, signal.SIGKILL)
     until(lambda: pid not in server.children(), 120, "the worker is dead")
     return pid

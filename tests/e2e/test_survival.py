@@ -47,7 +47,7 @@ def _interrupt_server(server: Live) -> None:
 
 def _kill_one(name: str) -> Callable[[Live], None]:
     def kill(server: Live) -> None:
-        os.kill(server.worker(name), signal.SIGKILL)
+        os.kill(server.process_of(name), signal.SIGKILL)
 
     return kill
 
