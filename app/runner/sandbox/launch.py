@@ -5,6 +5,7 @@ and no Python: its zygotes are forks of the parent that enter them.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -268,6 +269,7 @@ def _mounts(data: Path | None, writable: bool) -> list[str]:
     return words
 
 
+@functools.cache
 def _python() -> list[str]:
     """The folders of this interpreter and its packages that /usr does not hold."""
     folders = [sys.base_prefix, sys.prefix, *site.getsitepackages(), sysconfig.get_path("purelib")]
