@@ -1,6 +1,8 @@
 """The parent of all zygotes: what its death does, what its forks keep of it, what it spares them."""
 
+import contextlib
 import os
+import select
 import shutil
 import signal
 from collections.abc import Iterator
@@ -15,21 +17,27 @@ from runner.sandbox.executor import Executor
 from test_files import kits
 from tests.runner.folds import descendants
 from tests.runner.helpers import split_job
-from tests.sandbox.conftest import HONEST, LIMITS, Bench
+from tests.sandbox.conftest import HONEST, LIMITS, Bench, pid_namespaces, wait_for
+
+
+def below(namespaces: int) -> set[int]:
+    """Processes below this one that are Python's, this many pid namespaces down."""
+    found = set()
+    for pid in descendants():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if (
+                pid_namespaces(pid) == namespaces
+                and b"runner.sandbox.zygote" in words
+                and not words.startswith(b"bwrap")
+            ):
+                found.add(pid)
+    return found
 
 
 def parents() -> set[int]:
-    """The parents of zygotes below this process: they alone run Python outside a pid namespace of their own."""
-    found = set()
-    for pid in descendants():
-        try:
-            numbers = next(line for line in Path(f"/proc/{pid}/status").open() if line.startswith("NSpid:")).split()[1:]
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if len(numbers) == 1 and b"runner.sandbox.zygote" in words and not words.startswith(b"bwrap"):
-                found.add(pid)
-        except OSError:
-            continue
-    return found
+    """The parents of zygotes; those are in a slot's pid namespace, and folds in others below that."""
+    return below(0)
 
 
 class Own:
@@ -80,6 +88,18 @@ def test_what_comes_after_its_death_has_another_parent(own: Own, custom: DataSet
     own.kill_parents()
     (tmp_path / "custom").mkdir()
     Bench(own.executor, custom, tmp_path / "custom").check_honest()
+    own.bench.check_honest()
+
+
+def test_a_fold_does_without_the_fork_that_waits_for_it(own: Own) -> None:
+    others = below(2)
+    own.bench.check_honest()
+    wait_for(lambda: len(below(2) - others) == 1, lambda: "the zygote has not forked ahead")
+    [waiting] = below(2) - others
+    pidfd = os.pidfd_open(waiting)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    select.select([pidfd], [], [])
+    os.close(pidfd)
     own.bench.check_honest()
 
 

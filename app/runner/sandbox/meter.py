@@ -27,13 +27,10 @@ class CgroupMeter:
             self._reset()
         self._ooms = self._oom_kills()
 
-    def join(self) -> None:
-        """Called by the fold's process, before anything else."""
-        if "join" in self._files:
-            os.write(self._files["join"], b"0")
-
     def follow(self, pid: int) -> None:
-        pass
+        """The fold's process, before it does anything."""
+        if "join" in self._files:
+            os.write(self._files["join"], str(pid).encode())
 
     def cpu(self) -> float:
         text = os.pread(self._files["cpu"], 4096, 0).split()
@@ -72,9 +69,6 @@ class SampledMeter:
         self._limit = memory
         self._peak = 0
         self._pid = self._base = self._start = 0
-
-    def join(self) -> None:
-        pass
 
     def follow(self, pid: int) -> None:
         self._pid = pid

@@ -71,7 +71,6 @@ def watch(
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     try:
-        meter.follow(pid)
         while True:
             now = time.monotonic()
             until = min(hard, soft, now + (meter.interval or 3600.0))

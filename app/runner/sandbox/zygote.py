@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -37,6 +38,7 @@ class Server:
     def serve(self) -> NoReturn:
         """Until the supervisor is gone. An answer is a JSON object, with a descriptor perhaps."""
         while True:
+            self.rest()
             try:
                 message, fds = wire.receive(self._channel, _FDS)
             except EOFError:
@@ -55,6 +57,9 @@ class Server:
             wire.send(self._channel, answer, [bulk] if bulk is not None else [])
             if bulk is not None:
                 os.close(bulk)
+
+    def rest(self) -> None:
+        """What is done while nothing is asked for."""
 
 
 class Parent(Server):
@@ -113,6 +118,7 @@ class Zygote(Server):
         self._seccomp = b""
         self._loaded: Any = None
         self._specific: ModuleType | None = None
+        self._ahead: _Fork | None = None
 
     def on_start(self, fds: list[int]) -> dict[str, Any]:
         """fds: 0 the compiled seccomp filter, others: cgroups to join."""
@@ -145,9 +151,25 @@ class Zygote(Server):
     ) -> tuple[dict[str, Any], int]:
         """One fork. fds: the meter's files, 0 the packed submission, others for the task. Reports, then answers."""
         files = dict(zip(meters, fds, strict=False))
-        fds = fds[len(meters) :]
-        confinement = confine.Bounds(**bounds)
-        meter = CgroupMeter(files, confinement.memory) if files else SampledMeter(confinement.memory)
+        order = {"bounds": bounds, "name": name, "options": options}, fds[len(meters) :]
+        fork, self._ahead = self._ahead or self._fork(), None
+        meter = CgroupMeter(files, bounds["memory"]) if files else SampledMeter(bounds["memory"])
+        try:
+            if not fork.begin(meter, *order):  # it was killed while it waited
+                fork.end()
+                fork = self._fork()
+                fork.begin(meter, *order)
+            ended, text = watch(fork.pid, fork.words, fork.output, self._channel, Deadlines(**deadlines), meter)
+        finally:
+            fork.close()
+        return {"ended": ended}, text
+
+    def rest(self) -> None:
+        """Fork for the next fold of a data set that has folds: it need not wait for that."""
+        if self._loaded is not None and self._ahead is None:
+            self._ahead = self._fork()
+
+    def _fork(self) -> "_Fork":
         ours, theirs = wire.pair()
         output, output_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(output_end, True)
@@ -155,45 +177,61 @@ class Zygote(Server):
         try:
             pid = os.fork()
             if pid == 0:
-                self._fold(confinement, meter, theirs, output_end, fds, name, options)
+                self._fold(theirs, output_end)
         finally:
             kernel.setns(self._own_pids, kernel.CLONE_NEWPID)
         theirs.close()
         os.close(output_end)
-        try:
-            ended, text = watch(pid, ours, output, self._channel, Deadlines(**deadlines), meter)
-        finally:
-            ours.close()
-            os.close(output)
-        return {"ended": ended}, text
+        return _Fork(pid, ours, output)
 
-    def _fold(
-        self,
-        bounds: confine.Bounds,
-        meter: CgroupMeter | SampledMeter,
-        words: socket.socket,
-        output: int,
-        fds: list[int],
-        name: str,
-        options: dict[str, Any],
-    ) -> NoReturn:
-        """The fork: confine itself, keep no descriptor that it was not given, work."""
+    def _fold(self, words: socket.socket, output: int) -> NoReturn:
+        """The fork: wait for its work, keep no descriptor that it was not given, confine itself, work."""
         try:
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            meter.join()
+            _close_all_but(0, 1, 2, words.fileno())
+            order, fds = wire.receive(words, _FDS)
+            bounds, name = confine.Bounds(**order["bounds"]), order["name"]
             files = wire.read(fds[0])
+            os.close(fds[0])
             confine.enter(bounds, files, name, self._seccomp)
             sys.path.insert(0, str(confine.SUBMISSION))
-            _close_all_but(0, 1, 2, words.fileno(), *fds[1:])
             loaded = self._loaded if not bounds.data else None
-            task = work.Task(words, fds[1:], options, loaded, self._specific, confine.DATA, confine.SUBMISSION / name)
+            place = confine.SUBMISSION / name
+            task = work.Task(words, fds[1:], order["options"], loaded, self._specific, confine.DATA, place)
             task.say("ready")
             work.run(task)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(1)
+
+
+@dataclass
+class _Fork:
+    """A fork that waits for its work, or does it. words: the channel to it; output: a pipe of what it prints."""
+
+    pid: int
+    words: socket.socket
+    output: int
+
+    def begin(self, meter: CgroupMeter | SampledMeter, order: dict[str, Any], fds: list[int]) -> bool:
+        """Measured from now on. False where it has ended."""
+        try:
+            meter.follow(self.pid)
+            wire.send(self.words, order, fds)
+        except OSError:
+            return False
+        return True
+
+    def end(self) -> None:
+        self.close()
+        os.waitpid(self.pid, 0)
+
+    def close(self) -> None:
+        self.words.close()
+        os.close(self.output)
 
 
 def _close_all_but(*fds: int) -> None:
