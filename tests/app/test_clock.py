@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from celery import Celery
 
 from datarun import clock
 from datarun.celery import app
@@ -67,3 +68,21 @@ def test_a_restart_does_not_remember_a_clock_that_was_wrong(sender):
     sender.start()
     assert sender.after(timedelta(0)) == 1
     assert sender.after(PERIOD) == 1
+
+
+def test_it_goes_on_after_a_failure(monkeypatch):
+    own = Celery("clock", broker="memory://", set_as_current=False)
+    own.conf.beat_schedule = {"mend": {"task": "mend", "schedule": timedelta(hours=1)}}
+    failures = [OSError("no clock"), OSError("none yet")]
+
+    def now(works=own.now):
+        if failures:
+            raise failures.pop()
+        return works()
+
+    monkeypatch.setattr(own, "now", now)
+    monkeypatch.setattr(clock, "PAUSE", 0.0)
+    clock.start(own)
+    with own.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+        assert queue.get(timeout=60).headers["task"] == "mend"
+    assert not failures

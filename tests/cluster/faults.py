@@ -122,9 +122,10 @@ def _redis_flushed() -> None:
 
 
 def _second_masters_worker() -> None:
-    worker = "/opt/datarun/master/bin/celery --quiet -A datarun worker -Q master_periodic -c 1 -n second@%h"
+    celery = f"timeout {SHORT:g} /opt/datarun/master/bin/celery --quiet -A datarun"
+    worker = f"{celery} worker -Q master_periodic -c 1 -n second@%h"
     run(MASTER, f"set -a; . /etc/datarun/master.env; set +a; cd /var/lib/datarun; "
-        f"setpriv --reuid datarun --regid datarun --init-groups timeout {SHORT:g} {worker} || [ $? = 124 ]")  # fmt: skip
+        f"setpriv --reuid datarun --regid datarun --init-groups {worker} || [ $? = 124 ]")  # fmt: skip
 
 
 def _share_full() -> None:
