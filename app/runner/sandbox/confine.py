@@ -27,7 +27,7 @@ _MARGIN = 128 << 20
 _DATA_FILES = 8
 """How much larger than scratch space a file may be that a data set's own code writes."""
 ZYGOTES = 24
-"""Processes of a slot besides the fold's: zygotes, branches and bubblewrap's own."""
+"""Processes of a slot besides the fold's: zygotes and bubblewrap's own."""
 
 
 @dataclass(frozen=True)
