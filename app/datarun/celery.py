@@ -26,7 +26,6 @@ def _period() -> crontab:
 app = Celery("datarun")
 app.config_from_object("runner.celeryconfig")
 app.autodiscover_tasks(["runapp"])
-app.conf.beat_scheduler = "datarun.clock:Scheduler"
 # One that nobody took in time is dropped: those of an hour in which the master's worker was away are not run in a row.
 app.conf.beat_schedule = {"mend": {"task": "runapp.tasks.mend", "schedule": _period(), "options": {"expires": 60}}}
 

@@ -39,7 +39,7 @@ class Scheduler(CelerysScheduler):
 
 def start(app: Celery) -> None:
     """Send the periodic tasks from a thread of this process, as long as it lives."""
-    threading.Thread(target=_run, args=(app,), daemon=True, name="beat").start()
+    threading.Thread(target=_run, args=(app,), daemon=True, name="clock").start()
 
 
 def _run(app: Celery) -> None:

@@ -3,15 +3,16 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from kombu.utils.imports import symbol_by_name
+from celery import Celery
 
+from datarun import clock
 from datarun.celery import app
 
 NOON = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 PERIOD = timedelta(minutes=2)
 
 
-class Beat:
+class Sender:
     """The scheduler of the master's worker, by a clock of ours."""
 
     def __init__(self, monkeypatch) -> None:
@@ -21,7 +22,7 @@ class Beat:
         self.start()
 
     def start(self) -> None:
-        self._scheduler = symbol_by_name(app.conf.beat_scheduler)(app)
+        self._scheduler = clock.Scheduler(app)
         self._monkeypatch.setattr(self._scheduler, "apply_async", self._send)
 
     def stop(self) -> None:
@@ -40,30 +41,48 @@ class Beat:
 
 
 @pytest.fixture
-def beat(monkeypatch):
-    beat = Beat(monkeypatch)
-    yield beat
-    beat.stop()
+def sender(monkeypatch):
+    sender = Sender(monkeypatch)
+    yield sender
+    sender.stop()
 
 
-def test_it_works(beat):
-    assert beat.after(timedelta(0)) == 1  # what went missing before it started
-    assert [beat.after(PERIOD) for _ in range(3)] == [1, 1, 1]
-    assert beat.after(timedelta(seconds=1)) == 0
+def test_it_works(sender):
+    assert sender.after(timedelta(0)) == 1  # what went missing before it started
+    assert [sender.after(PERIOD) for _ in range(3)] == [1, 1, 1]
+    assert sender.after(timedelta(seconds=1)) == 0
 
 
-def test_it_goes_on_after_the_clock_was_set_back(beat):
-    beat.after(PERIOD)
-    assert beat.after(timedelta(hours=3)) == 1
-    beat.after(-timedelta(hours=3))
-    assert [beat.after(PERIOD) for _ in range(3)] == [1, 1, 1]
+def test_it_goes_on_after_the_clock_was_set_back(sender):
+    sender.after(PERIOD)
+    assert sender.after(timedelta(hours=3)) == 1
+    sender.after(-timedelta(hours=3))
+    assert [sender.after(PERIOD) for _ in range(3)] == [1, 1, 1]
 
 
-def test_a_restart_does_not_remember_a_clock_that_was_wrong(beat):
-    beat.after(PERIOD)
-    beat.after(timedelta(hours=3))
-    beat.now -= timedelta(hours=3)
-    beat.stop()
-    beat.start()
-    assert beat.after(timedelta(0)) == 1
-    assert beat.after(PERIOD) == 1
+def test_a_restart_does_not_remember_a_clock_that_was_wrong(sender):
+    sender.after(PERIOD)
+    sender.after(timedelta(hours=3))
+    sender.now -= timedelta(hours=3)
+    sender.stop()
+    sender.start()
+    assert sender.after(timedelta(0)) == 1
+    assert sender.after(PERIOD) == 1
+
+
+def test_it_goes_on_after_a_failure(monkeypatch):
+    own = Celery("clock", broker="memory://", set_as_current=False)
+    own.conf.beat_schedule = {"mend": {"task": "mend", "schedule": timedelta(hours=1)}}
+    failures = [OSError("no clock"), OSError("none yet")]
+
+    def now(works=own.now):
+        if failures:
+            raise failures.pop()
+        return works()
+
+    monkeypatch.setattr(own, "now", now)
+    monkeypatch.setattr(clock, "PAUSE", 0.0)
+    clock.start(own)
+    with own.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+        assert queue.get(timeout=60).headers["task"] == "mend"
+    assert not failures

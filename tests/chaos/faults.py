@@ -26,6 +26,7 @@ AHEAD = 70.0
 """Seconds that the clock is ahead: the scheduler is due every minute, and remembers when it was."""
 
 TWICE = Path(__file__).with_name("twice.py")
+CELERY = [sys.executable, "-m", "celery", "--quiet", "-A", "datarun"]
 
 Fault = Callable[[], object]
 
@@ -42,15 +43,14 @@ def of_server(live: Live, long: float) -> dict[str, Fault]:
         live.start()
 
     return {
-        "runner killed": lambda: _signal(live, "-A runner", signal.SIGKILL),
-        "zygotes killed": lambda: _signal(live, "runner.sandbox.zygote", signal.SIGKILL),
-        "runner frozen": lambda: _frozen(live, "-A runner"),
-        "master's worker killed": lambda: _signal(live, "master@", signal.SIGKILL),
-        "master's worker frozen": lambda: _frozen(live, "master@"),
-        "master's worker away": lambda: _frozen_before_a_tick(live, "master@", long),
-        "scheduler killed": lambda: _signal(live, " beat ", signal.SIGKILL),
-        "two schedulers": lambda: _second_scheduler(live),
-        "web server killed": lambda: _signal(live, "gunicorn", signal.SIGKILL),
+        "runner killed": lambda: _signal([live.process_of("runner")], signal.SIGKILL),
+        "zygotes killed": lambda: _signal(_zygotes(live), signal.SIGKILL),
+        "runner frozen": lambda: _frozen(live.process_of("runner")),
+        "master's worker killed": lambda: _signal([live.process_of("master")], signal.SIGKILL),
+        "master's worker frozen": lambda: _frozen(live.process_of("master")),
+        "master's worker away": lambda: _masters_worker_away(live, long),
+        "two master's workers": lambda: _second_masters_worker(live),
+        "web server killed": lambda: _signal(live.family_of("web"), signal.SIGKILL),
         "server killed": server_killed,
         "results twice": lambda: _twice_in_files(live),
         "clock moved": lambda: _clock_moved(live, lambda: _lose_files(live)),
@@ -97,37 +97,37 @@ def _away(service: Service, end: Callable[[], None]) -> None:
     service.start()
 
 
-def _signal(live: Live, words: str, number: signal.Signals) -> list[int]:
-    """To all of the server's processes that have these words in their command line; there is one at least."""
-    found: list[int] = until(lambda: _processes(live, words), 30, f"no process of {words!r}")
-    for pid in found:
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    return found
 
 
-def _frozen(live: Live, words: str, seconds: float = OUTAGE) -> None:
-    found = _signal(live, words, signal.SIGSTOP)
+def _frozen(pid: int, seconds: float = OUTAGE) -> None:
+    _signal([pid], signal.SIGSTOP)
     time.sleep(seconds)
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+    _signal([pid], signal.SIGCONT)
 
 
-def _frozen_before_a_tick(live: Live, words: str, seconds: float) -> None:
-    """From a second before the scheduler is due: its message comes before the results of what runs then."""
-    time.sleep((59 - time.time()) % 60)
-    _frozen(live, words, seconds)
+def _masters_worker_away(live: Live, seconds: float) -> None:
+    """A look for what is missing comes before the results of what runs meanwhile."""
+    pid = live.process_of("master")
+    _signal([pid], signal.SIGSTOP)
+    try:
+        subprocess.run([*CELERY, "call", "runapp.tasks.mend"], cwd=APP, env=live.environment, check=True)
+        time.sleep(seconds)
+    finally:
+        _signal([pid], signal.SIGCONT)
 
 
-def _second_scheduler(live: Live) -> None:
+def _second_masters_worker(live: Live) -> None:
     """For as long as it takes to look for what is missing once."""
-    command = [sys.executable, "-m", "celery", "--quiet", "-A", "datarun", "beat", "--pidfile=", "--schedule"]
-    second = subprocess.Popen([*command, str(live.home / "beat2")], cwd=APP, env=live.environment)
+    command = [*CELERY, "worker", "-Q", MASTER_QUEUE, "-c", "1", "-n", "second@%h"]
+    second = subprocess.Popen(command, cwd=APP, env=live.environment)
     try:
         time.sleep(OUTAGE)
     finally:
-        second.kill()
+        second.terminate()
         second.wait()
 
 
@@ -141,7 +141,8 @@ def _twice(live: Live) -> None:
 def _twice_in_files(live: Live) -> None:
     """The same on the embedded default: what the master's worker finds of some seconds, again and backwards."""
     folder = live.home / "queue" / MASTER_QUEUE
-    found = _signal(live, "master@", signal.SIGSTOP)
+    pid = live.process_of("master")
+    os.kill(pid, signal.SIGSTOP)
     try:
         time.sleep(OUTAGE)
         names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), reverse=True)
@@ -151,8 +152,7 @@ def _twice_in_files(live: Live) -> None:
             shutil.copy(folder / name, folder / f".{again}")
             (folder / f".{again}").rename(folder / again)
     finally:
-        for pid in found:
-            os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
 def moved_clock(folder: Path) -> Path:
@@ -182,9 +182,15 @@ def _clock_moved(live: Live, lose: Callable[[], int]) -> None:
     until(lose, 30, "something waits that can be lost")
 
 
-def _processes(live: Live, words: str) -> list[int]:
-    """Ids of the processes below the server's, the sandboxes' too, whose command line has these words."""
-    assert live.process is not None
+def _zygotes(live: Live) -> list[int]:
+    """The runner's zygotes, their parent and their forks; there is one at least."""
+    runner = live.process_of("runner")
+    found: list[int] = until(lambda: _below(runner, "runner.sandbox.zygote"), 30, "there are zygotes")
+    return found
+
+
+def _below(first: int, words: str) -> list[int]:
+    """Ids of the processes below this one, in sandboxes too, whose command line has these words."""
     parents, lines = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -192,7 +198,7 @@ def _processes(live: Live, words: str) -> list[int]:
             lines[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    found, new = set[int](), {live.process.pid}
+    found, new = set[int](), {first}
     while new := {pid for pid, parent in parents.items() if parent in new}:
         found |= new
     return [pid for pid in found if words in lines.get(pid, "")]

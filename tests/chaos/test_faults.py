@@ -14,7 +14,7 @@ from tests.e2e.live import until
 
 OF_SERVER = (
     "runner killed", "zygotes killed", "runner frozen", "master's worker killed", "master's worker frozen",
-    "master's worker away", "scheduler killed", "two schedulers", "web server killed", "server killed",
+    "master's worker away", "two master's workers", "web server killed", "server killed",
     "results twice", "clock moved",
 )  # fmt: skip
 OF_SERVICES = (

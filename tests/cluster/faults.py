@@ -29,9 +29,8 @@ def all_faults() -> dict[str, Fault]:
         "runner killed": lambda: _kill(FIRST, "datarun-runner"),
         "zygotes killed": _zygotes_killed,
         "master's worker killed": lambda: _kill(MASTER, "datarun-results"),
-        "scheduler killed": lambda: _kill(MASTER, "datarun-beat"),
         "web server killed": lambda: _kill(MASTER, "datarun-web"),
-        "two schedulers": _second_scheduler,
+        "two master's workers": _second_masters_worker,
         "redis flushed": _redis_flushed,
         "results twice": lambda: run(MASTER, as_datarun("master", TWICE.read_text(), f"{SHORT:g}")),
         "runner's power off": lambda: power_off(FIRST),
@@ -47,7 +46,7 @@ def all_faults() -> dict[str, Fault]:
         "master rebooted": lambda: power_off(MASTER),
         "runner's disk full": _disk_full,
         "runner's clock moved": lambda: _clock_moved(FIRST, ["datarun-runner"]),
-        "master's clock moved": lambda: _clock_moved(MASTER, ["datarun-web", "datarun-results", "datarun-beat"]),
+        "master's clock moved": lambda: _clock_moved(MASTER, ["datarun-web", "datarun-results"]),
     }  # fmt: skip
     for name, unit in (
         ("postgresql", "postgresql@*.service"),
@@ -122,10 +121,11 @@ def _redis_flushed() -> None:
     run(MASTER, "systemctl stop redis-server; rm -f /var/lib/redis/*; systemctl start redis-server")
 
 
-def _second_scheduler() -> None:
-    beat = "timeout 10 /opt/datarun/master/bin/celery --quiet -A datarun beat --pidfile= --schedule /tmp/beat2"
+def _second_masters_worker() -> None:
+    celery = f"timeout {SHORT:g} /opt/datarun/master/bin/celery --quiet -A datarun"
+    worker = f"{celery} worker -Q master_periodic -c 1 -n second@%h"
     run(MASTER, f"set -a; . /etc/datarun/master.env; set +a; cd /var/lib/datarun; "
-        f"setpriv --reuid datarun --regid datarun --init-groups {beat} || [ $? = 124 ]; rm -f /tmp/beat2*")  # fmt: skip
+        f"setpriv --reuid datarun --regid datarun --init-groups {worker} || [ $? = 124 ]")  # fmt: skip
 
 
 def _share_full() -> None:

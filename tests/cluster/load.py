@@ -15,7 +15,7 @@ from tests.cluster.hosts import MASTER, RUNNERS, run
 from tests.e2e.live import until
 from tests.e2e.submissions import HONEST, SLOW
 
-UNITS = {MASTER: ["datarun-web", "datarun-results", "datarun-beat", "datarun-flower"]}
+UNITS = {MASTER: ["datarun-web", "datarun-results", "datarun-flower"]}
 UNITS |= {name: ["datarun-runner"] for name in RUNNERS}
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.hosts import CLUSTER, MASTER, RUNNERS, VARIABLES, host, run
 
 SERVICES = [
-    *((MASTER, unit) for unit in ("datarun-web", "datarun-results", "datarun-beat", "datarun-flower", "nginx")),
+    *((MASTER, unit) for unit in ("datarun-web", "datarun-results", "datarun-flower", "nginx")),
     *((MASTER, unit) for unit in ("postgresql", "rabbitmq-server", "redis-server")),
     *((name, "datarun-runner") for name in RUNNERS),
     *((name, "nftables") for name in CLUSTER),

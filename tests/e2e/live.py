@@ -1,5 +1,6 @@
 """A server as `make serve` starts it, and an organiser who uses it through the documented client."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,10 +78,18 @@ class Live:
         return found
 
     def process_of(self, name: str) -> int:
-        """The pid of one of its three processes: web, master or runner."""
+        """The pid of one of its three processes: web, master or runner. Waits while the server starts it again."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        [pid] = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == f"datarun-{name}\n"]
+        server = self.process.pid
+
+        def found() -> int:
+            for pid in _children(server):
+                with contextlib.suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text() == f"datarun-{name}\n":
+                        return pid
+            return 0
+
+        pid: int = until(found, 30, lambda: f"datarun-{name} runs: {self.evidence()}")
         return pid
 
     def evidence(self) -> str:
@@ -90,7 +99,7 @@ class Live:
     def family_of(self, name: str) -> list[int]:
         """The pids of one of the three and of its children."""
         first = self.process_of(name)
-        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        return [first, *_children(first)]
 
     def manage(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -105,6 +114,10 @@ class Live:
             return requests.get(f"{self.url}/runapp/rawdata/", auth=(LOGIN, PASSWORD), timeout=30).ok
         except (requests.ConnectionError, requests.Timeout):
             return False
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Organiser:

@@ -19,11 +19,15 @@ from tests.e2e.live import until
 from tests.sandbox.conftest import HONEST, LIMITS, Bench
 
 
-def test_it_rejects_a_host_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "defpath", "/nowhere")
-    with pytest.raises(
-        selftest.Refusal, match="namespaces.*bwrap is not installed.*apt install bubblewrap.*DATARUN_SANDBOX=off"
-    ):
+@pytest.mark.parametrize(("program", "package"), [("bwrap", "bubblewrap"), ("nsenter", "util-linux")])
+def test_it_rejects_a_host_without_a_program(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, package: str
+) -> None:
+    for other in {"bwrap", "nsenter", "setpriv"} - {program}:
+        (tmp_path / other).touch(0o755)
+    monkeypatch.setattr(os, "defpath", str(tmp_path))
+    words = f"namespaces.*{program} is not installed.*apt install {package}.*DATARUN_SANDBOX=off"
+    with pytest.raises(selftest.Refusal, match=words):
         start.executor(LIMITS, 1)
 
 

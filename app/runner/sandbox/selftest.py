@@ -38,7 +38,8 @@ def before_start() -> bytes:
     if sys.platform != "linux":
         why = f"{platform.system()} has none of Linux's namespaces"
         raise Refusal("namespaces", why, "run datarun on Linux, in a virtual machine for example")
-    for program, package in (("bwrap", "bubblewrap"), *([("setpriv", "util-linux")] if os.geteuid() == 0 else [])):
+    programs = [("bwrap", "bubblewrap"), ("nsenter", "util-linux"), ("setpriv", "util-linux")]
+    for program, package in programs[: 3 if os.geteuid() == 0 else 2]:
         if shutil.which(program, path=os.defpath) is None:
             raise Refusal("namespaces", f"the program {program} is not installed", f"apt install {package}")
     try:
