@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from celery import current_app
+from django.db import connections
 from kombu import Queue
 
 from runapp import services, tasks
@@ -40,13 +41,17 @@ class ServerError(Exception):
 
 
 def lock_home() -> IO[str]:
-    """Hold the home folder for this server alone, as long as the returned file is open."""
+    """Hold the home folder for this server alone, as long as the returned file is open.
+
+    Its forks do not hold it: a server that was killed can be started again while its runner finishes a fold.
+    """
     config.home().mkdir(parents=True, exist_ok=True)
     lock = (config.home() / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ServerError(f"another server uses {config.home()}: stop it, or set another DATARUN_HOME") from None
+    os.register_at_fork(after_in_child=lock.close)
     return lock
 
 
@@ -73,7 +78,7 @@ class Server:
     """The child processes, started together, restarted when one dies, stopped together.
 
     They are forks of this process, which has loaded Django for all of them, and does no more than look after them: it
-    runs no threads, and holds no connections.
+    runs no threads, and has no connection open when it forks, which both would use. (Its queues are files.)
     """
 
     def __init__(self, port: int, slots: int) -> None:
@@ -105,6 +110,7 @@ class Server:
     def _start(self, name: str) -> None:
         if name == "master's worker":
             filebroker.give_back(config.home() / "queue" / config.MASTER_QUEUE)
+        connections.close_all()
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:

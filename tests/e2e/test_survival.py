@@ -67,6 +67,27 @@ def test_a_fold_in_the_middle_is_finished_afterwards(own: Live, write, fault: Ca
     fault(own)
     for record in organiser.ended(running, *waiting):
         assert record["state"] == "TESTED", record["log_messages"]
+    assert own.process is not None
+    assert _open_files(own.process.pid) == {str(own.home / "lock")}, "its forks share connections"
+
+
+def test_a_server_that_was_killed_starts_while_its_runner_finishes_a_fold(own: Live, write) -> None:
+    organiser = Organiser(own)
+    iris = split_iris(organiser)
+    running = organiser.fold(iris, write(SLOW.format(fit=10, predict=0)), range(50))
+    until(lambda: organiser.look(running)["started_at"], 300, lambda: f"the fold has started: {own.evidence()}")
+    assert own.process is not None
+    web = own.process_of("web")
+    own.process.kill()
+    own.process.wait()
+    until(lambda: web not in own.children(), 120, lambda: f"the port is free: {own.evidence()}")
+    own.start()
+    assert organiser.tested(running)
+
+
+def _open_files(pid: int) -> set[str]:
+    """Without the standard streams."""
+    return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if int(path.name) > 2}
 
 
 def test_a_second_server_on_the_same_home_is_refused(own: Live) -> None:
