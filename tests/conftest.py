@@ -15,7 +15,14 @@ NAMED = Path(__file__).parent / "cluster", Path(__file__).parent / "openstack"
 """Part of a run only when named: they need a cluster or OpenStack's APIs, and packages of their own targets."""
 BOTH = "tests/app/", "tests/e2e/"
 """Run on the services too."""
-LONGEST = ("tests/chaos/test_faults.py", "tests/e2e/test_acceptance.py")
+LONGEST = tuple(
+    f"tests/{name}.py"
+    for name in (
+        "ansible/test_validate", "e2e/test_acceptance", "broker/test_bad_runner", "broker/test_drain",
+        "chaos/test_faults", "e2e/test_status", "e2e/test_survival", "e2e/test_lost", "e2e/test_endings",
+        "broker/test_lost", "broker/test_permissions", "ansible/test_pki", "ansible/test_application", "e2e/test_calls",
+    )
+)  # fmt: skip
 """The files that take longest, these first: begun last, they would keep one process busy alone."""
 os.environ["DATARUN_HOME"] = str(HOME)
 os.environ["DJANGO_SETTINGS_MODULE"] = "datarun.settings"
