@@ -31,19 +31,27 @@ def busy_cores() -> Iterator[None]:
             loop.wait()
 
 
-def run(command: list[str]) -> set[str]:
-    """The tests that fail."""
-    failed = set()
+def run(command: list[str]) -> Iterator[str]:
+    """The tests that fail, and those too that pytest names when Ctrl-C has ended it."""
     command = ["env", "--default-signal=INT", "setpriv", "--pdeathsig=INT", *command]  # ignored in the background
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    interrupted = False
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
+        while True:
+            try:
+                line = process.stdout.readline()
+            except KeyboardInterrupt:
+                interrupted = True
+                continue
+            if not line:
+                break
             print(line, end="", flush=True)
             if match := FAILED.fullmatch(line):
-                failed.add(match[1])
+                yield match[1]
+    if interrupted:
+        raise KeyboardInterrupt
     if process.returncode not in (0, 1):
-        failed.add(f"pytest itself ({process.returncode})")
-    return failed
+        yield f"pytest itself ({process.returncode})"
 
 
 def main(runs: int, arguments: list[str]) -> int:

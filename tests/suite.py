@@ -29,7 +29,10 @@ def parts(arguments: list[str]) -> list[list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    return max(subprocess.call(command) for command in parts(arguments))
+    try:
+        return max(subprocess.call(command) for command in parts(arguments))
+    except KeyboardInterrupt:
+        return 130  # pytest has said what had failed until then
 
 
 if __name__ == "__main__":
