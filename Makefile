@@ -9,11 +9,8 @@ ACTIVE := PATH=$(CURDIR)/$(BIN):$$PATH
 PIP_INDEX = $(BIN)/pip config list | sed -n "s/^[^ =]*\.index-url='\(.*\)'$$/UV_DEFAULT_INDEX=\1/p" | tail -n 1
 UV = env $$($(PIP_INDEX)) UV_SYSTEM_CERTS=1 $(BIN)/uv pip
 
-# Two processes, as half of a test is waiting; each file in one of them, and those with the longest tests not last.
-BY_FILE := --dist loadfile --no-loadscope-reorder
-
-# On PostgreSQL, RabbitMQ and Redis once more; the acceptance is shown on them by each run of site.yml in cluster-test.
-ON_SERVICES := tests/app tests/e2e --ignore tests/e2e/test_acceptance.py
+# What a person types who uses datarun; the other targets are for work on it.
+TO_USE := demo serve test setup cluster cluster-down clean help
 
 # Compiled at the installation: a sandbox reads them again and again, and can't write what Python compiles.
 IN_SANDBOX := numpy pandas scipy sklearn joblib
@@ -23,7 +20,7 @@ FOR_OPENSTACK := curl mariadb-server-core mariadb-client-core openssh-client
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down openstack-test openstack-site-test rig
+.PHONY: demo serve test lint bench pins clean help packages sandbox soak chaos test-fast flaky vm-test setup cluster cluster-test cluster-chaos operations-test cluster-down openstack-test openstack-site-test rig
 
 demo: sandbox $(VENV)/.demo  ## run three whole challenges on the embedded default
 	@cd app && ../$(BIN)/python -m test_files
@@ -31,13 +28,14 @@ demo: sandbox $(VENV)/.demo  ## run three whole challenges on the embedded defau
 serve: sandbox $(VENV)/.demo  ## run the server and a worker until Ctrl-C (PORT, DATARUN_HOME, USER_LOGIN, USER_PSWD)
 	@cd app && exec ../$(BIN)/python manage.py serve
 
-test: packages $(VENV)/.test  ## run all tests, then those of the API on real services; ARGS='-k name' chooses
-	@$(BIN)/python -m pytest -n 2 $(BY_FILE) $(ARGS)
-	@test -n "$(ARGS)" || ! $(BIN)/python -m tests.services --check || $(BIN)/python -m pytest $(BY_FILE) \
-		--tx '2*popen//python=$(BIN)/python -m tests.services $(BIN)/python' $(ON_SERVICES)
+test: packages $(VENV)/.test  ## run all tests, those of the API on real services too; ARGS='-k name' chooses
+	@$(BIN)/python -m tests.suite $(ARGS)
 
 test-fast: $(VENV)/.test  ## the tests of one part alone each, on the embedded default
-	@$(BIN)/python -m pytest -n 2 $(BY_FILE) tests/app tests/client tests/runner
+	@$(BIN)/python -m tests.suite tests/app tests/client tests/runner
+
+flaky: packages $(VENV)/.test  ## the suite, or what ARGS chooses, RUNS times in random order beside a busy loop on each core
+	@$(BIN)/python -m tests.flaky $(or $(RUNS),10) $(ARGS)
 
 soak: packages $(VENV)/.test  ## 2,000 honest and hostile folds on one runner, some minutes
 	@$(BIN)/python -m pytest -m soak tests/sandbox
@@ -106,7 +104,10 @@ clean:  ## remove what make made; the data of `make serve` stays
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*  ## ' '/^[a-z-]+:/ && NF == 2 {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*  ## ' -v to_use=' $(TO_USE) ' '/^[a-z-]+:/ && NF == 2 { \
+		line = sprintf("  make %-20s %s\n", $$1, $$2); \
+		if (index(to_use, " " $$1 " ")) using = using line; else working = working line } \
+		END { printf "To use datarun:\n%s\nTo work on it:\n%s", using, working }' Makefile
 
 # What the sandbox needs of the machine: installed where we are root, named elsewhere.
 sandbox:

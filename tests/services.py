@@ -6,8 +6,7 @@ Each listens on a free loopback port, keeps everything in one temporary folder a
     with Services() as services:
         os.environ.update(services.env())
 
-`python -m tests.services COMMAND...` runs a command with the three up and their environment set;
-`python -m tests.services --check` says what of them is not installed, and fails then.
+`python -m tests.services COMMAND...` runs a command with the three up and their environment set.
 
 Start services in a thread that lives as long as they do: so that they end even if this process is killed, they get a
 signal on their parent's death, and for Linux the parent is the thread.
@@ -644,15 +643,12 @@ def _signals_as_exit() -> Iterator[None]:
 
 def main(command: list[str]) -> int:
     if not command:
-        print("usage: python -m tests.services --check | COMMAND...", file=sys.stderr)
+        print("usage: python -m tests.services COMMAND...", file=sys.stderr)
         return 2
     if missing := missing_packages():
-        skipped = "SKIPPED, " if command == ["--check"] else ""
-        print(f"{skipped}missing Debian packages: {' '.join(missing)}", file=sys.stderr)
+        print(f"missing Debian packages: {' '.join(missing)}", file=sys.stderr)
         return 1
-    if command == ["--check"]:
-        return 0
-    with _signals_as_exit(), Services(durable=True) as services:
+    with _signals_as_exit(), Services() as services:
         child = subprocess.Popen(["setpriv", "--pdeathsig=TERM", *command], env=os.environ | services.env())
         try:
             return child.wait()

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from django.core.management import CommandError, call_command
 
 from runapp import acceptance
 from runapp.acceptance import Acceptance, Data, Runner
@@ -96,3 +97,20 @@ def test_canaries_that_run_are_deleted_when_they_have_ended(run, monkeypatch):
     monkeypatch.setattr(acceptance.current_app.control, "inspect", lambda timeout: inspect)
     acceptance._wait_for({"split", "fold"})
     assert answers == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--runner", "one=L,X"], "'X' is no queue: the queues are L, H and celery"),
+        (["--runner", "one"], "write NAME=QUEUE,...[:SLOTS]"),
+        (["--runner", "one=L:0"], "'0' is no number of slots"),
+        (["--runner", "one=L"], "no --runner serves the queue celery"),
+        (["--runner", "one=L", "--runner", "one=celery"], "one is given twice"),
+        (["--runner", "one=celery", "--ca", "/nowhere/ca.pem"], "/nowhere/ca.pem: there is no such file"),
+    ],
+)
+def test_the_command_rejects(arguments, said):
+    with pytest.raises(CommandError) as error:
+        call_command("acceptance", "--url", "http://127.0.0.1:9", *arguments)
+    assert said in str(error.value)

@@ -10,6 +10,8 @@ from runner import revoked
 from runner import tasks as on_runner
 from tests.app.helpers import STARTED_AT, failure, finish, fold, heard, progress, result, split_result, stored
 
+pytestmark = pytest.mark.embedded
+
 
 def lost(started_at=STARTED_AT, **more):
     """The report of a runner that finds, when it starts, that it had begun the fold before."""

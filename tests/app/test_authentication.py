@@ -14,6 +14,8 @@ from runapp import authentication
 from runner import config
 from tests.app.helpers import PASSWORD, USER, Api, basic
 
+pytestmark = pytest.mark.embedded
+
 PATHS = [
     ("get", "rawdata/"),
     ("post", "rawdata/"),

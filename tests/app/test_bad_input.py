@@ -20,6 +20,8 @@ from tests.app.helpers import (
     pack,
 )
 
+pytestmark = pytest.mark.embedded
+
 SURROGATE = "\ud800"
 BOMB = base64.b64encode(zlib.compress(bytes(200_000_000))).decode()  # 200 MB in 200 kB
 POSTS = [

@@ -13,6 +13,8 @@ from runapp.models import RawData, SubmissionFold
 from runapp.services import queueing
 from tests.app.helpers import Api, failure, finish, finish_split, fold, heard, new_fold, split_result
 
+pytestmark = pytest.mark.embedded
+
 LONG = timedelta(minutes=10)
 
 

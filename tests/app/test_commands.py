@@ -14,6 +14,8 @@ from datarun.celery import _period
 from runner.env import ConfigurationError
 from tests.app.helpers import Api
 
+pytestmark = pytest.mark.embedded
+
 APP = Path(__file__).resolve().parents[2] / "app"
 OURS = ("DR_", "DATARUN_", "RMQ_", "DIR_", "CELERY_", "IP_MASTER", "DJANGO_")
 PROD = {

@@ -8,6 +8,8 @@ from runapp import services
 from runapp.models import Submission, SubmissionFold
 from tests.app.helpers import OTHER_CLASSIFIER, data_set, finish, fold, indices, pack, progress, result
 
+pytestmark = pytest.mark.embedded
+
 OTHER = {"classifier.py": pack(OTHER_CLASSIFIER)}
 
 

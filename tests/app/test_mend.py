@@ -15,6 +15,8 @@ from runapp.services import attempts, mending, queueing
 from runner import config, revoked
 from tests.app.helpers import busy, data_set, finish, finish_split, fold, heard, in_thread, progress, result
 
+pytestmark = pytest.mark.embedded
+
 LONG = timedelta(minutes=10)
 HARD = timedelta(seconds=config.limits().hard_time)
 HELD = 3 * HARD + timedelta(minutes=1)

@@ -16,6 +16,8 @@ from runapp.services import metrics
 from runner.look import Look
 from tests.app.helpers import Api, busy, failure, finish, fold, heard, progress, report, result
 
+pytestmark = pytest.mark.embedded
+
 
 def scrape(api):
     """Name and labels -> value, as Prometheus reads it."""

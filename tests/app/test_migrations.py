@@ -9,6 +9,8 @@ from django.db.migrations.loader import MigrationLoader
 from runapp.models import Attempt, Call, RawData, Runner, Submission, SubmissionFold
 from tests.app.helpers import Api, failure, finish, heard, stored
 
+pytestmark = pytest.mark.embedded
+
 TABLES = RawData, Submission, SubmissionFold, Attempt, Runner, Call
 
 

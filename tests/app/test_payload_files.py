@@ -12,6 +12,8 @@ from runapp.models import RawData, SubmissionFold
 from runner import config, payloads
 from tests.app.helpers import finish, finish_split, fold, indices, new_fold, pack, predictions, result
 
+pytestmark = pytest.mark.embedded
+
 
 @pytest.fixture(scope="module")
 def many_rows() -> np.ndarray:

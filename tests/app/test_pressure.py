@@ -31,6 +31,8 @@ from tests.app.helpers import (
     result,
 )
 
+pytestmark = pytest.mark.embedded
+
 GIB = 1 << 30
 
 

@@ -8,6 +8,8 @@ import pytest
 from runapp.models import RawData
 from tests.app.helpers import IRIS, SPECIFIC, custom_data_set, data_set, pack
 
+pytestmark = pytest.mark.embedded
+
 
 def test_it_works(api, user):
     answer = api.post("rawdata/", data_set())

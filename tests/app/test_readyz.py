@@ -13,6 +13,8 @@ from runapp.services import readiness
 from runner import config
 from tests.app.helpers import Api
 
+pytestmark = pytest.mark.embedded
+
 ALL_OK = {"database": "ok", "broker": "ok", "cache": "ok", "share": "ok"}
 
 

@@ -10,6 +10,8 @@ from runapp.models import Call, RawData, Submission, SubmissionFold
 from runner import config, copies, payloads
 from tests.app.helpers import committed, failure, finish, finish_split, progress, result, stored
 
+pytestmark = pytest.mark.embedded
+
 
 def restore() -> list[str]:
     with committed():

@@ -12,6 +12,8 @@ from runapp.models import SubmissionFold
 from runner import config, payloads
 from tests.app.helpers import failure, finish, fold, predictions, progress, result, stored
 
+pytestmark = pytest.mark.embedded
+
 
 def large(rows: int = 200_000) -> str:
     """Predictions past what a message carries, as a runner packs them: on the shared disk."""

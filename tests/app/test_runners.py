@@ -10,6 +10,8 @@ from runapp import services, tasks
 from runapp.models import Runner
 from tests.app.helpers import Api, busy, report
 
+pytestmark = pytest.mark.embedded
+
 
 def age(**how_long: float) -> None:
     """Let the runners have been heard so long ago."""

@@ -8,6 +8,8 @@ from runapp import services
 from runapp.models import RawData, SubmissionFold
 from tests.app.helpers import finish, finish_split, fold, indices, new_fold, result, split_result
 
+pytestmark = pytest.mark.embedded
+
 
 def ask(api, raw_data, **more):
     return api.post("rawdata/split/", {"raw_data_id": raw_data.pk, "held_out_test": 0.25} | more)

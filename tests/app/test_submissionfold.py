@@ -24,6 +24,8 @@ from tests.app.helpers import (
     result,
 )
 
+pytestmark = pytest.mark.embedded
+
 DOCUMENTED = {
     "databoard_sf_id",
     "databoard_s",

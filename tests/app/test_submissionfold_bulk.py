@@ -5,6 +5,8 @@ import pytest
 from runapp.models import Submission, SubmissionFold
 from tests.app.helpers import OTHER_CLASSIFIER, fold, indices, new_fold, pack
 
+pytestmark = pytest.mark.embedded
+
 
 def test_it_works(api, iris, queues):
     bodies = [new_fold(iris, 1), fold(2), new_fold(iris, 3, priority="H"), new_fold(iris, 4, submission=2)]

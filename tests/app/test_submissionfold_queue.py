@@ -12,6 +12,8 @@ from runapp.models import Runner, SubmissionFold
 from runapp.services.waiting import _ordinal
 from tests.app.helpers import Api, busy, failure, finish, fold, new_fold, progress, report, result
 
+pytestmark = pytest.mark.embedded
+
 
 def why(api, key: int = 1):
     answer = api.get(f"submissionfold/{key}/queue/")

@@ -5,6 +5,8 @@ import pytest
 from runapp.models import SubmissionFold
 from tests.app.helpers import finish, predictions, result
 
+pytestmark = pytest.mark.embedded
+
 RECORD = {
     "databoard_sf_id",
     "databoard_s",

@@ -11,6 +11,8 @@ from runapp.models import RawData, SubmissionFold
 from tests.app.helpers import Api, data_set, finish, finish_split, fold, in_thread, new_fold, predictions, result
 from tests.app.test_testpredictions_list import RECORD
 
+pytestmark = pytest.mark.embedded
+
 
 def ask(api, **body):
     return api.post("testpredictions/new/", body)

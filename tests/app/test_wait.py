@@ -12,6 +12,8 @@ from runapp.models import SubmissionFold
 from runapp.services import ending
 from tests.app.helpers import Answer, Api, failure, finish, in_thread, result
 
+pytestmark = pytest.mark.embedded
+
 LONG = 60
 
 

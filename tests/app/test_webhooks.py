@@ -36,6 +36,8 @@ from tests.app.helpers import (
 )
 from tests.receiver import receiver
 
+pytestmark = pytest.mark.embedded
+
 SECRET = "a secret of sixteen letters or more"
 
 

@@ -11,6 +11,8 @@ from tests import reference
 from tests.e2e.live import APP, Live, Organiser, until
 from tests.e2e.submissions import HONEST, RAISES
 
+pytestmark = pytest.mark.embedded
+
 CASES = [(kit, submission) for kit in kits.KITS for submission in kit.submissions]
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import on_services
 from tests.e2e.conftest import split_iris
 from tests.e2e.live import Live, Organiser
 from tests.e2e.submissions import DEAF, HONEST, RAISES, SLOW
+
+pytestmark = pytest.mark.embedded
 
 
 def test_the_state_advances_while_a_fold_runs(organiser: Organiser, iris: int, write) -> None:
@@ -37,11 +38,11 @@ def test_a_submission_s_mistake_is_shown_with_its_own_frames(organiser: Organise
 
 
 @pytest.fixture(scope="module")
-def past_limits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Two folds that know no end, the second deaf to the soft limit, on a server whose limits are short."""
-    shared = request.getfixturevalue("live") if on_services() else None
-    if shared:
-        shared.stop()  # its runner shares the queues, but neither the folders nor the limits
+def past_limits(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two folds that know no end, the second deaf to the soft limit, on a server whose limits are short.
+
+    On services tests/cluster/test_workflow.py shows them.
+    """
     folder = tmp_path_factory.mktemp("limits")
     server = Live(folder / "home", DR_SOFT_TIME_LIMIT="10", DR_HARD_TIME_LIMIT="25", DATARUN_SLOTS="2")
     try:
@@ -53,16 +54,16 @@ def past_limits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         return organiser.ended(*organiser.folds(split_iris(organiser), *files))
     finally:
         server.stop()
-        if shared:
-            shared.start()  # for the tests that come next
 
 
+@pytest.mark.embedded_only
 def test_a_fold_past_the_soft_limit_ends_with_its_name(past_limits: list[dict[str, Any]]) -> None:
     record, _ = past_limits
     assert (record["state"], record["error_reason"]) == ("ERROR", "time_limit")
     assert "Soft Time Limit Exceeded" in record["log_messages"]
 
 
+@pytest.mark.embedded_only
 def test_a_fold_that_is_deaf_to_the_soft_limit_is_killed_at_the_hard_one(past_limits: list[dict[str, Any]]) -> None:
     _, record = past_limits
     assert (record["state"], record["error_reason"]) == ("ERROR", "time_limit")

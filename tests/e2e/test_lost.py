@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,25 +12,24 @@ from tests.e2e.conftest import split_iris
 from tests.e2e.live import Live, Organiser, until
 from tests.e2e.submissions import SLOW
 
+pytestmark = pytest.mark.embedded
+
 MAX_ATTEMPTS = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _alone(request: pytest.FixtureRequest):
-    """On the services the queues are shared, but not the folders."""
-    live = request.getfixturevalue("live") if on_services() else None
-    if live:
-        live.stop()
-    yield
-    if live:
-        live.start()
-
-
-@pytest.fixture
-def own(tmp_path: Path):
-    server = Live(tmp_path / "home", DATARUN_SLOTS="2").start()
-    yield server
-    server.stop()
+@pytest.fixture(scope="module")
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server gives up whose processes end too often: nobody else's runner may be killed within the same minute."""
+    shared = request.getfixturevalue("live") if on_services() else None
+    if shared:
+        shared.stop()  # its runner shares the queues, but not the folders
+    server = Live(tmp_path_factory.mktemp("lost") / "home", DATARUN_SLOTS="2")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+        if shared:
+            shared.start()
 
 
 def marks(server: Live, fold_id: int) -> set[tuple[str, float]]:

@@ -51,12 +51,14 @@ def by_hand(live: Live, tmp_path: Path) -> Iterator[ByHand]:
         live.start()
 
 
+@pytest.mark.embedded
 def test_a_fold_is_tested_by_one_worker_that_serves_all_queues(by_hand: ByHand, write) -> None:
     organiser = Organiser(by_hand)
     fold_id = organiser.fold(split_iris(organiser), write(HONEST), range(50))
     assert organiser.tested(fold_id)["runner"].startswith("celery@")
 
 
+@pytest.mark.embedded_only
 def test_manage_py_test_runs_the_tests(live: Live) -> None:
     printed = live.manage("test", str(APP.parent / "tests" / "app" / "test_addresses.py"))
     assert "passed" in printed

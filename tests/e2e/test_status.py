@@ -12,6 +12,8 @@ import requests
 from tests.e2e.live import APP, LOGIN, PASSWORD, Live, Organiser, until
 from tests.e2e.submissions import HONEST, SLOW
 
+pytestmark = pytest.mark.embedded
+
 PATIENT = """
 from celery.__main__ import main
 from runner import heartbeat

@@ -7,27 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import on_services
-from tests.e2e.conftest import split_iris
 from tests.e2e.live import Live, Organiser, until
 from tests.e2e.submissions import HONEST, SLOW
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _alone(live: Live):
-    """On the services the queues are shared, but not the folders: the runner of the other server must not take them."""
-    if on_services():
-        live.stop()
-    yield
-    if on_services():
-        live.start()
-
-
-@pytest.fixture
-def own(tmp_path: Path):
-    server = Live(tmp_path / "home", DATARUN_SLOTS="1").start()
-    yield server
-    server.stop()
+pytestmark = pytest.mark.embedded
 
 
 def _kill_server(server: Live) -> None:
@@ -57,15 +40,20 @@ def _kill_one(name: str) -> Callable[[Live], None]:
     [_kill_server, _stop_server, _interrupt_server, _kill_one("runner"), _kill_one("master")],
     ids=["server killed", "server terminated", "server interrupted", "runner killed", "master's worker killed"],
 )
-def test_a_fold_in_the_middle_is_finished_afterwards(own: Live, write, fault: Callable[[Live], None]) -> None:
-    organiser = Organiser(own)
-    iris = split_iris(organiser)
+def test_a_fold_in_the_middle_is_finished_afterwards(
+    live: Live, organiser: Organiser, iris: int, write, fault: Callable[[Live], None]
+) -> None:
     organiser.tested(organiser.fold(iris, write(HONEST), range(50)))  # the runner is up
-    running = organiser.fold(iris, write(SLOW.format(fit=1.5, predict=0)), range(50))
-    waiting = [organiser.fold(iris, write(HONEST), range(50)) for _ in range(3)]
-    until(lambda: organiser.look(running)["started_at"], 300, lambda: f"the fold has started: {own.evidence()}")
-    fault(own)
-    for record in organiser.ended(running, *waiting):
+    slow, honest = SLOW.format(fit=1.5, predict=0), HONEST
+    running = [organiser.fold(iris, write(slow), range(50)) for _ in range(2)]  # one a slot
+    waiting = [organiser.fold(iris, write(honest), range(50)) for _ in range(3)]
+    until(
+        lambda: all(organiser.look(fold)["started_at"] for fold in running),
+        300,
+        lambda: f"the folds have started: {live.evidence()}",
+    )
+    fault(live)
+    for record in organiser.ended(*running, *waiting):
         assert record["state"] == "TESTED", record["log_messages"]
     assert own.process is not None
     assert _open_files(own.process.pid) == {str(own.home / "lock")}, "its forks share connections"
@@ -90,14 +78,14 @@ def _open_files(pid: int) -> set[str]:
     return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if int(path.name) > 2}
 
 
-def test_a_second_server_on_the_same_home_is_refused(own: Live) -> None:
-    if on_services():
-        pytest.skip("the lock is the embedded default's")
-    second = Live(own.home)
+@pytest.mark.embedded_only
+def test_a_second_server_on_the_same_home_is_refused(live: Live) -> None:
+    second = Live(live.home)
     with pytest.raises(AssertionError, match="another server uses"):
         second.start()
 
 
+@pytest.mark.embedded_only
 def test_the_user_is_made_and_its_password_shown_once(tmp_path: Path) -> None:
     server = Live(tmp_path / "home", USER_LOGIN=f"fresh{os.getpid()}", USER_PSWD="")
     server.environment.pop("USER_PSWD")
