@@ -55,21 +55,21 @@ def test_a_fold_in_the_middle_is_finished_afterwards(
     fault(live)
     for record in organiser.ended(*running, *waiting):
         assert record["state"] == "TESTED", record["log_messages"]
-    assert own.process is not None
-    assert _open_files(own.process.pid) == {str(own.home / "lock")}, "its forks share connections"
+    assert live.process is not None
+    assert _open_files(live.process.pid) == {str(live.home / "lock")}, "its forks share connections"
 
 
-def test_a_server_that_was_killed_starts_while_its_runner_finishes_a_fold(own: Live, write) -> None:
-    organiser = Organiser(own)
-    iris = split_iris(organiser)
+def test_a_server_that_was_killed_starts_while_its_runner_finishes_a_fold(
+    live: Live, organiser: Organiser, iris: int, write
+) -> None:
     running = organiser.fold(iris, write(SLOW.format(fit=10, predict=0)), range(50))
-    until(lambda: organiser.look(running)["started_at"], 300, lambda: f"the fold has started: {own.evidence()}")
-    assert own.process is not None
-    web = own.process_of("web")
-    own.process.kill()
-    own.process.wait()
-    until(lambda: web not in own.children(), 120, lambda: f"the port is free: {own.evidence()}")
-    own.start()
+    until(lambda: organiser.look(running)["started_at"], 300, lambda: f"the fold has started: {live.evidence()}")
+    assert live.process is not None
+    web = live.process_of("web")
+    live.process.kill()
+    live.process.wait()
+    until(lambda: web not in live.children(), 120, lambda: f"the port is free: {live.evidence()}")
+    live.start()
     assert organiser.tested(running)
 
 
