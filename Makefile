@@ -7,7 +7,8 @@ ACTIVE := PATH=$(CURDIR)/$(BIN):$$PATH
 
 # uv takes seconds where pip takes half a minute. It reads no pip.conf: an index that is set there is handed on.
 PIP_INDEX = $(BIN)/pip config list | sed -n "s/^[^ =]*\.index-url='\(.*\)'$$/UV_DEFAULT_INDEX=\1/p" | tail -n 1
-UV = env $$($(PIP_INDEX)) UV_SYSTEM_CERTS=1 $(BIN)/uv pip
+UV_SETTINGS = $$($(PIP_INDEX)) UV_SYSTEM_CERTS=1
+UV = env $(UV_SETTINGS) $(BIN)/uv pip
 
 # What a person types who uses datarun; the other targets are for work on it.
 TO_USE := demo serve test setup cluster cluster-down clean help
@@ -78,14 +79,14 @@ openstack-test: $(VENV)/.cluster  ## make, change and remove instances on OpenSt
 	@$(ACTIVE) molecule reset --scenario-name openstack  # molecule remembers instances outside the checkout
 	@# that which stops an API is alone
 	@trap 'molecule/apis down' EXIT; \
-		$(ACTIVE) PYTHON=$(PYTHON) COLUMNS=600 molecule test --scenario-name openstack --destroy=never && \
-		$(BIN)/python -m pytest -n 2 --maxschedchunk 1 -m 'openstack and not outage' tests/openstack && \
+		env $(ACTIVE) $(UV_SETTINGS) PYTHON=$(PYTHON) COLUMNS=600 molecule test --scenario-name openstack --destroy=never && \
+		$(BIN)/python -m pytest -n 3 --maxschedchunk 1 -m 'openstack and not outage' tests/openstack && \
 		$(BIN)/python -m pytest -m outage tests/openstack
 
 openstack-site-test: rig $(VENV)/.cluster  ## site.yml from nothing, on test hosts in the place of instances, as root: a quarter of an hour
 	@tests/install_packages.sh $(FOR_OPENSTACK)
 	@trap '$(ACTIVE) molecule destroy; molecule/apis down' EXIT; \
-		$(ACTIVE) molecule create && PYTHON=$(PYTHON) molecule/apis up && $(BIN)/python -m pytest -m operations tests/openstack
+		$(ACTIVE) molecule create && env $(ACTIVE) $(UV_SETTINGS) PYTHON=$(PYTHON) molecule/apis up && $(BIN)/python -m pytest -m operations tests/openstack
 
 cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (molecule/hosts clean removes those)
 	@$(ACTIVE) molecule destroy

@@ -22,6 +22,20 @@ def load(api: Organiser, tmp_path_factory: pytest.TempPathFactory) -> Load:
     return Load(api, tmp_path_factory.mktemp("load"))
 
 
+def test_a_second_run_changes_nothing(inventory: Inventory) -> None:
+    before = starts()
+    recap = inventory.play("site.yml")
+    assert not any(recap.changed.values()), recap.text[-20000:]
+    assert starts() == before
+
+
+def test_check_mode_changes_nothing(inventory: Inventory) -> None:
+    before = starts()
+    recap = inventory.play("site.yml", "--check")
+    assert not any(recap.changed.values())
+    assert starts() == before
+
+
 def test_a_runner_that_fails_the_acceptance_is_named_and_taken_out(inventory: Inventory) -> None:
     run(SECOND, "chmod a-x /usr/bin/bwrap; systemctl restart datarun-runner")
     try:
@@ -29,9 +43,7 @@ def test_a_runner_that_fails_the_acceptance_is_named_and_taken_out(inventory: In
         assert f"Failed, so taken out of the queues (datarun-runner stopped, where the host answers): {SECOND}." in text
         assert f"celery@{SECOND}" not in workers()
     finally:
-        run(SECOND, "chmod a+x /usr/bin/bwrap")
-        inventory.play("playbooks/runners_restart.yml")
-    assert set(workers()) >= {f"celery@{name}" for name in RUNNERS}
+        run(SECOND, "chmod a+x /usr/bin/bwrap; systemctl start datarun-runner")
 
 
 @pytest.fixture
@@ -54,9 +66,11 @@ def test_a_runner_without_its_share_takes_no_folds_and_comes_back(load: Load, cu
 
 
 def test_a_rolling_restart_waits_for_folds_and_a_forced_one_does_not(inventory: Inventory, load: Load) -> None:
+    run(SECOND, "systemctl stop datarun-runner")  # as the acceptance does where it fails
     fold = load.begun_on(FIRST, 15)
     inventory.play("playbooks/runners_restart.yml")
     assert (load.api.tested(fold)["runner"], load.api.look(fold)["attempts"]) == (f"celery@{FIRST}", 1)
+    assert set(workers()) >= {f"celery@{name}" for name in RUNNERS}
     fold = load.begun_on(FIRST, 40)
     inventory.play("playbooks/runners_restart.yml", "-e", "force=true")
     assert load.api.tested(fold, seconds=200)["state"] == "TESTED"  # elsewhere, or there again
@@ -70,13 +84,6 @@ def test_packages_that_do_not_fit_together_change_nothing(inventory: Inventory) 
     assert starts() == before
     for name in RUNNERS:
         assert "humanize" not in run(name, "/opt/datarun/runner/bin/pip list 2>/dev/null")
-
-
-def test_check_mode_changes_nothing(inventory: Inventory) -> None:
-    before = starts()
-    recap = inventory.play("site.yml", "--check")
-    assert not any(recap.changed.values())
-    assert starts() == before
 
 
 def test_a_list_of_runners_does_for_an_inventory(inventory: Inventory, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("operations"):
             item.add_marker("openstack")
-    # The longest first, so that two processes end together.
+    # The longest first, so that the processes end together.
     items.sort(key=lambda item: item.path.name != "test_scale.py")
 
 

@@ -36,22 +36,6 @@ def test_a_run_that_an_api_ended_in_the_middle_is_finished_by_the_next(tmp_path,
     assert project.all() == set()
 
 
-def test_it_calls_again_when_that_can_help(tmp_path, project, proxy):
-    statuses = [409, 429, 503]
-
-    def fault(method, path):
-        return statuses.pop() if statuses and method == "POST" and path.endswith(("/ports", "/floatingips")) else None
-
-    proxy.fault = fault
-    project.through(proxy, "network")
-    cluster = Cluster(tmp_path, project, "patient", [])
-    cluster.variables["openstack_instance_delay"] = 1
-    cluster.save()
-    cluster.create()
-    assert {answer for _, _, answer in proxy.calls} == {409, 429, 503}
-    assert {server.status for server in project.servers().values()} == {"ACTIVE"}
-
-
 def test_it_gives_up_after_a_bound_and_names_the_answer(tmp_path, project, proxy):
     proxy.fault = lambda method, path: 500 if method == "POST" and path.endswith("/servers") else None
     project.through(proxy, "compute")
@@ -73,11 +57,22 @@ def test_it_does_not_call_again_what_is_forbidden(tmp_path, project, proxy):
     assert len(proxy.calls) == 1
 
 
-def test_an_instance_in_error_is_told_with_novas_words_and_stays_until_it_is_asked_for(tmp_path, project):
+def test_it_calls_again_when_that_can_help_and_tells_an_instance_in_error_with_novas_words(tmp_path, project, proxy):
+    """In one run; the instance stays until it is asked for."""
+    statuses = [409, 429, 503]
+
+    def fault(method, path):
+        return statuses.pop() if statuses and method == "POST" and path.endswith(("/ports", "/floatingips")) else None
+
+    proxy.fault = fault
+    project.through(proxy, "network")
     cluster = Cluster(tmp_path, project, "ill")
+    cluster.variables["openstack_instance_delay"] = 1
     cluster.runners["ill-one"] = {"openstack_instance_flavor": "m1.huge"}
     cluster.save()
     assert "No valid host was found" in cluster.create(code=2).text
+    assert {answer for _, _, answer in proxy.calls} == {409, 429, 503}
+    assert project.servers()["ill-master"].status == "ACTIVE"
     ill = project.servers()["ill-one"]
     assert ill.status == "ERROR"
 
