@@ -40,6 +40,9 @@ def _only_the_masters_tasks(instance: Any, **_: Any) -> None:
     if {*instance.app.amqp.queues.consume_from} == {config.MASTER_QUEUE}:
         for name in [name for name in tasks if not name.startswith(("runapp.tasks.save_", "runapp.tasks.mend"))]:
             del tasks[name]
+        from runapp.batches import MOST  # needs Django, which is ready by now
+
+        instance.prefetch_multiplier = MOST  # nothing else takes results: what has arrived is taken together
 
 
 @task_prerun.connect
