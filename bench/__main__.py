@@ -6,6 +6,7 @@ Everything is below one temporary folder, some GB for 100,000 folds, which goes 
 """
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -28,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Figures, each beside its bound.")
     parser.add_argument("--folds", type=int, default=100_000, help="how many are stored for the lists (%(default)s)")
     parser.add_argument("--only", choices=("sandbox", "embedded", "services"), help="one of the three")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, to compare two runs")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: nothing stays behind
     for name in list(os.environ):
@@ -40,27 +43,31 @@ def main() -> int:
     if options.only in (None, "sandbox"):
         tables.append(("sandbox", sandbox.measure()))
     if options.only in (None, "embedded"):
-        tables.append(("embedded default", measure("embedded default", {}, options.folds)))
+        tables.append(("embedded default", measure("embedded default", None, options.folds)))
     if options.only in (None, "services"):
         if missing := missing_packages():
             console.print(f"real services: left out, Debian packages are missing: {' '.join(missing)}")
         else:
             with Services(durable=True) as services:
                 name = "PostgreSQL, RabbitMQ, Redis"
-                tables.append((name, measure(name, services.env(), options.folds)))
+                tables.append((name, measure(name, services, options.folds)))
     for name, found in tables:
         console.print(table(name, found))
+    if options.json:
+        options.json.write_text(json.dumps({name: as_numbers(found) for name, found in tables}, indent=1))
     return int(any(figure.kept is False and not figure.target for _, found in tables for figure in found))
 
 
-def measure(place: str, services: dict[str, str], folds: int) -> list[Figure]:
+def measure(place: str, services: Services | None, folds: int) -> list[Figure]:
     found: list[Figure] = []
+    environment = services.env() if services else {}
     with tempfile.TemporaryDirectory(prefix="datarun-bench-") as folder:
         console.print(f"{place}: folds and requests")
-        with server(Path(folder, "folds"), services) as live:
+        with server(Path(folder, "folds"), environment) as live:
             client = Client(live)
             found += figures.one_at_a_time(client, 20)
             found += figures.two_at_a_time(client, 200)
+            found += figures.cpu_of_folds(client, services, 200)
             found += figures.posts(client, 300, 1000)
         console.print(f"{place}: lists of {folds} folds")
         queries = Path(folder, "queries")
@@ -68,7 +75,7 @@ def measure(place: str, services: dict[str, str], folds: int) -> list[Figure]:
             "GUNICORN_CMD_ARGS": shlex.join(["--config", f"file:{counting.__file__}"]),
             "BENCH_QUERIES": str(queries),
         }
-        with server(Path(folder, "lists"), services | config) as live:
+        with server(Path(folder, "lists"), environment | config) as live:
             found += figures.lists(live, queries, folds)
     return found
 
@@ -96,6 +103,19 @@ def table(place: str, found: list[Figure]) -> Table:
             figure.kept
         ]
         result.add_row(figure.name, figure.measured, figure.bound, figure.ratio, kept)
+    return result
+
+
+def as_numbers(found: list[Figure]) -> dict[str, Any]:
+    """By name, measured and bound with their unit. A line of details has the line above it in its name."""
+    result: dict[str, Any] = {}
+    above = ""
+    for figure in found:
+        above = above if figure.name.startswith(" ") else figure.name
+        name = figure.name if above is figure.name else f"{above}:{figure.name[1:]}"
+        texts = {"measured": figure.measured, "bound": figure.bound}
+        numbers = {key: float(text.partition(" ")[0]) for key, text in texts.items() if text}
+        result[name] = numbers | {"unit": figure.measured.partition(" ")[2]}
     return result
 
 

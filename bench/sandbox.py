@@ -231,7 +231,8 @@ def a_second(folder: Path, slots: int, number: int) -> Figure:
         )
     rate, wanted = number / took, A_SECOND[slots]
     name = f"iris folds a second, slots: {slots}; bound: in as many processes; target: {wanted}"
-    return Figure(name, f"{rate:.1f}", f"{number / bound:.1f}", f"{bound / took:.2f}", rate >= wanted, target=True)
+    ratio = f"{bound / took:.2f}"
+    return Figure(name, f"{rate:.1f} /s", f"{number / bound:.1f} /s", ratio, rate >= wanted, target=True)
 
 
 def _seconds(call: Callable[[], Any]) -> float:

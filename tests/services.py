@@ -125,6 +125,12 @@ class Service:
     def running(self) -> bool:
         return self._main is not None and self._main.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The server's first process."""
+        assert self._main is not None
+        return self._main.pid
+
     def stop(self) -> None:
         """Ask it to end in order, and wait for it and all its children. Without effect if it is down."""
         self._end(self.stop_signal)
@@ -489,7 +495,7 @@ class Services:
     def __init__(self, *, durable: bool = False) -> None:
         self._durable = durable
         self._folder: Path | None = None
-        self._all: list[Service] = []
+        self.all: list[Service] = []
 
     def start(self) -> None:
         """Start all three; returns when all answer."""
@@ -502,10 +508,10 @@ class Services:
             self.rabbitmq = RabbitMQ(self._folder / "rabbitmq", durable=self._durable)
             self.redis = Redis(self._folder / "redis", durable=self._durable)
             # The slowest first: while it boots, the others get ready.
-            self._all = [self.rabbitmq, self.redis, self.postgresql]
-            for service in self._all:
+            self.all = [self.rabbitmq, self.redis, self.postgresql]
+            for service in self.all:
                 service.launch()
-            for service in reversed(self._all):
+            for service in reversed(self.all):
                 service.wait()
         except BaseException:
             self.stop()
@@ -516,17 +522,17 @@ class Services:
         if self._folder is None:
             return
         try:
-            for service in self._all:
+            for service in self.all:
                 service.stop()
         finally:
-            for service in self._all:
+            for service in self.all:
                 service.kill()  # nothing to do, unless a stop failed
             shutil.rmtree(self._folder)
-            self._folder, self._all = None, []
+            self._folder, self.all = None, []
 
     def env(self) -> dict[str, str]:
         """The environment with which datarun finds the three."""
-        return {key: value for service in self._all for key, value in service.env().items()}
+        return {key: value for service in self.all for key, value in service.env().items()}
 
     def __enter__(self) -> Services:
         self.start()

@@ -1,11 +1,12 @@
 """The master's Celery application: the runners' tasks, the results, and the periodic mending."""
 
 import os
+import sys
 from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import celeryd_after_setup, worker_ready
+from celery.signals import celeryd_after_setup, task_prerun, worker_ready
 
 from datarun import clock
 from runner import config, env
@@ -26,6 +27,7 @@ def _period() -> crontab:
 app = Celery("datarun")
 app.config_from_object("runner.celeryconfig")
 app.autodiscover_tasks(["runapp"])
+app.conf["CELERY_DB_REUSE_MAX"] = sys.maxsize  # see _use_connection_again
 # One that nobody took in time is dropped: those of an hour in which the master's worker was away are not run in a row.
 app.conf.beat_schedule = {"mend": {"task": "runapp.tasks.mend", "schedule": _period(), "options": {"expires": 60}}}
 
@@ -37,6 +39,17 @@ def _only_the_masters_tasks(instance: Any, **_: Any) -> None:
     if {*instance.app.amqp.queues.consume_from} == {config.MASTER_QUEUE}:
         for name in [name for name in tasks if not name.startswith(("runapp.tasks.save_", "runapp.tasks.mend"))]:
             del tasks[name]
+        from runapp.batches import MOST  # needs Django, which is ready by now
+
+        instance.prefetch_multiplier = MOST  # nothing else takes results: what has arrived is taken together
+
+
+@task_prerun.connect
+def _use_connection_again(**_: Any) -> None:
+    """Check the connection as before a request. Celery would close it, and a new one costs more than the task."""
+    from django.db import close_old_connections
+
+    close_old_connections()
 
 
 @worker_ready.connect

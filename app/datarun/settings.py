@@ -94,7 +94,7 @@ CACHES: dict[str, dict[str, Any]]
 if HAS_DATABASE:
     DATABASES = {
         "default": {
-            "ENGINE": "django.db.backends.postgresql",
+            "ENGINE": "datarun.postgresql",
             "NAME": env.text("DR_DATABASE_NAME"),
             "USER": env.text("DR_DATABASE_USER"),
             "PASSWORD": env.text("DR_DATABASE_PASSWORD"),

@@ -204,18 +204,22 @@ class SubmissionFold(models.Model):
         awaited = SubmissionFold.objects.filter(earlier | anew, pk=self.pk, task_id=task_id)
         return awaited.update(state=state, started_at=started_at, deadline=deadline, **changes) == 1
 
+    @classmethod
+    def awaited(cls, pk: int, task_id: str) -> QuerySet["SubmissionFold"]:
+        """The fold of this id if it waits for this task's end; otherwise nothing."""
+        return cls.objects.filter(pk=pk, task_id=task_id, state__in=cls.OPEN)
+
     def finish(self, task_id: str, **changes: Any) -> bool:
         """Record the verdict of the awaited task, once; False for any other task."""
-        awaited = SubmissionFold.objects.filter(pk=self.pk, task_id=task_id, state__in=self.OPEN)
         with transaction.atomic():
-            ended = awaited.update(**changes) == 1
+            ended = self.awaited(self.pk, task_id).update(**changes) == 1
             if ended:
                 Call.record(SubmissionFold.objects.filter(pk=self.pk))
         return ended
 
     def wait_again(self, awaited: str, **changes: Any) -> bool:
         """Wait for another run of the awaited task, or for another task; False where the fold does not wait for it."""
-        fold = SubmissionFold.objects.filter(pk=self.pk, task_id=awaited, state__in=self.OPEN)
+        fold = self.awaited(self.pk, awaited)
         waiting = {"state": self.State.TODO, "started_at": None, "deadline": None, "runner": ""}
         return fold.update(**waiting, **changes) == 1
 

@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 
-@shared_task(ignore_result=True)
+@shared_task(ignore_result=True, Strategy="runapp.batches:Strategy")  # type: ignore[call-overload] # not in its stubs
 def save_fold(message: dict[str, Any]) -> None:
-    """Write a fold's result to the database."""
+    """Write a fold's result to the database, where it is not written with others (runapp.batches)."""
     _with_database(services.finish, message)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery import Task, current_app, shared_task
 from celery.exceptions import Ignore
 from celery.signals import celeryd_after_setup, task_prerun, worker_ready, worker_shutdown
+from celery.states import STARTED
 from celery.utils.log import get_task_logger
 
 from runner import config, copies, heartbeat, intake, payloads, revoked, share, spool
@@ -193,7 +194,7 @@ def _alone(message: dict[str, Any], deliveries: int) -> Iterator[None]:
         yield
 
 
-@shared_task(name="runapp.tasks.train_test_submission_fold", bind=True)
+@shared_task(name="runapp.tasks.train_test_submission_fold", bind=True, track_started=False)
 def train_test_submission_fold(self: Task, message: dict[str, Any]) -> dict[str, Any]:
     """Train and test one fold.
 
@@ -352,7 +353,7 @@ def _fold_result(outcome: Outcome, task_id: str) -> dict[str, Any]:
 
 
 class _Progress:
-    """Tells the master how far a fold is, once it has run for PROGRESS_AFTER."""
+    """Tells the master, and who looks at its task, how far a fold is, once it has run for PROGRESS_AFTER."""
 
     def __init__(self, task: Task, databoard_sf_id: int) -> None:
         assert task.request.id
@@ -363,6 +364,7 @@ class _Progress:
         self._state = "TODO"
         self._measures: dict[str, float] = {}
         self._due = Event()
+        self._noting, self._ended = Lock(), False
         self._settle: Callable[[], None] = lambda: None
         self._timer = Timer(PROGRESS_AFTER, self._begin)
 
@@ -379,6 +381,8 @@ class _Progress:
 
     def close(self) -> None:
         self._timer.cancel()
+        with self._noting:
+            self._ended = True
 
     def record(self) -> dict[str, Any]:
         return {
@@ -391,6 +395,9 @@ class _Progress:
     def _begin(self) -> None:
         self._settle()
         self._report()
+        with self._noting:
+            if not self._ended:  # or it would stand there for ever, over how the task ended
+                self._task.backend.store_result(self.task_id, {"hostname": self._runner}, STARTED)
 
     def _report(self) -> None:
         self._due.set()
@@ -422,7 +429,9 @@ def _publish(
     """Returns once the broker has confirmed the message; any error says that it has not."""
     app: Any = current_app
     # argsrepr: left to itself Celery makes a text of all predictions, for Flower to show.
-    shown = {"ignore_result": True, "argsrepr": f"task {message['task_id']}"}
+    shown: dict[str, Any] = {"ignore_result": True, "argsrepr": f"task {message['task_id']}"}
+    if config.has_broker():
+        shown["declare"] = []  # a runner may declare nothing; Celery takes its time to find that out each time
     with app.producer_or_acquire() as producer:
         try:
             how = {"retry": True, "retry_policy": policy, "confirm_timeout": seconds}

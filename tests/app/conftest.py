@@ -57,6 +57,7 @@ def _own_world(tmp_path, settings, monkeypatch):
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     # A machine that is slow for a moment breaks nothing: a test in which something hangs sets less.
     monkeypatch.setattr(pressure, "LOOK_SECONDS", 60)
+    monkeypatch.setattr(pressure, "REMEMBER_SECONDS", 0)  # the disks of a test change from one request to the next
     monkeypatch.setattr(readiness, "PATIENCE", 60)
     monkeypatch.setattr(metrics, "BROKER_SECONDS", 60)
     authentication._remembered.clear()

@@ -11,6 +11,7 @@ from django.utils import timezone
 from runapp import services
 from runapp.models import RawData, SubmissionFold
 from runapp.services import queueing
+from runner import config
 from tests.app.helpers import Api, failure, finish, finish_split, fold, heard, new_fold, split_result
 
 pytestmark = pytest.mark.embedded
@@ -109,19 +110,49 @@ def test_many_folds_are_accepted_while_the_broker_is_down(api, iris, queues, bro
     assert sorted(queues.folds()) == list(range(10))
 
 
+def test_many_folds_are_accepted_while_the_broker_is_frozen(api, iris, queues, frozen):
+    api.new_fold(iris)
+    queues.purge()
+    with frozen():
+        assert api.post("submissionfold/bulk/", [fold(key) for key in range(2, 152)]).status == 201
+    assert SubmissionFold.objects.filter(queued_at=None).count() == 150
+    SubmissionFold.objects.update(created_at=timezone.now() - LONG)
+    assert services.mend() == 150
+    assert set(queues.folds()) == {*range(2, 152)}
+
+
+def test_folds_that_the_broker_refuses_are_sent_again(api, iris, queues):
+    if not config.has_broker():
+        pytest.skip("files refuse nothing")
+    api.new_fold(iris)
+    with queues.connection.channel() as channel:
+        channel.queue_delete("L")
+        few = {"x-queue-type": "quorum", "x-max-length": 10, "x-overflow": "reject-publish"}
+        channel.queue_declare("L", durable=True, auto_delete=False, arguments=few)
+        channel.queue_bind("L", config.WORK_EXCHANGE, "L")
+    assert api.post("submissionfold/bulk/", [fold(key) for key in range(2, 302)]).status == 201
+    noted = set(SubmissionFold.objects.filter(pk__gt=1, queued_at__isnull=False).values_list("pk", flat=True))
+    assert set(queues.folds()) == noted
+    assert len(noted) < 300
+    queues.remove("L")
+    SubmissionFold.objects.update(created_at=timezone.now() - LONG)
+    assert services.mend() == 300 - len(noted)
+    assert set(queues.folds()) == {*range(2, 302)} - noted
+
+
 def test_a_web_server_that_is_killed_midway_has_noted_most_of_what_it_sent(api, iris, queues, monkeypatch):
     api.post("submissionfold/bulk/", [new_fold(iris, key) for key in range(1, 251)])
     queues.purge()
     SubmissionFold.objects.update(queued_at=None, created_at=timezone.now() - LONG)
-    publish_one, sent = queueing._send, []
+    send, sent = current_app.send_task, []
 
-    def killed(*message):
+    def killed(*message, **how):
         if len(sent) == 249:
             raise KeyboardInterrupt
         sent.append(message)
-        return publish_one(*message)
+        return send(*message, **how)
 
-    monkeypatch.setattr(queueing, "_send", killed)
+    monkeypatch.setattr(current_app, "send_task", killed)
     with pytest.raises(KeyboardInterrupt):
         queueing.publish(SubmissionFold.objects.select_related("databoard_s__raw_data"))
     monkeypatch.undo()
@@ -131,13 +162,13 @@ def test_a_web_server_that_is_killed_midway_has_noted_most_of_what_it_sent(api, 
 
 
 def test_what_a_runner_starts_before_the_broker_has_confirmed_it_was_queued_before(api, raw, queues, monkeypatch):
-    publish_one, started = queueing._send, []
+    send, started = current_app.send_task, []
 
-    def seen_at_once(*message):
+    def seen_at_once(*message, **how):
         started.append(timezone.now())
-        return publish_one(*message)
+        return send(*message, **how)
 
-    monkeypatch.setattr(queueing, "_send", seen_at_once)
+    monkeypatch.setattr(current_app, "send_task", seen_at_once)
     api.post("rawdata/split/", {"raw_data_id": raw.pk, "held_out_test": 0.25})
     assert finish_split(raw)
     api.new_fold(raw)

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -320,6 +321,22 @@ def test_a_disk_that_hangs_holds_nobody_up(api, iris, settings, hung, monkeypatc
     back.set()
     monkeypatch.setattr(pressure, "LOOK_SECONDS", 60)
     assert api.new_fold(iris, 3, submission=3).status == 201
+
+
+def test_rows_alone_have_the_disks_looked_at_once_a_while(api, iris, monkeypatch, settings):
+    """What is to be written has its disk looked at each time: a thread that writes to one that hangs hangs too."""
+    looks = Counter()
+    monkeypatch.setattr(pressure, "_free", lambda path: looks.update([path.name]) or 100 * GIB)
+    monkeypatch.setattr(pressure, "REMEMBER_SECONDS", 3600)
+    for key in (1, 2):
+        assert api.new_fold(iris, key, submission=key).status == 201
+    before = looks["dir_data"], looks["dir_submission"]
+    for key in (3, 4):
+        assert api.post("submissionfold/", fold(key)).status == 201
+    assert (looks["dir_data"], looks["dir_submission"]) == before == (0, 2)  # the first when the data set came
+    monkeypatch.setattr(pressure, "REMEMBER_SECONDS", 0)
+    assert api.post("submissionfold/", fold(5)).status == 201
+    assert (looks["dir_data"], looks["dir_submission"]) == (1, 3)
 
 
 def test_a_disk_that_is_gone_is_not_full(api, iris, monkeypatch, settings):

@@ -415,6 +415,23 @@ def test_what_was_done_before_the_first_report_is_in_it(split, sent, fake, timer
     assert MEASURES.items() <= only.items()
 
 
+def test_a_long_fold_is_seen_to_have_started_and_not_after_its_end(split, sent, fake, timers):
+    task, seen = tasks.train_test_submission_fold, []
+
+    def stages(job, on_stage):
+        seen.append(task.AsyncResult(TASK_ID).state)
+        timers[0].function()
+        seen.append(task.AsyncResult(TASK_ID).state)
+        return Outcome("TESTED")
+
+    task.backend.forget(TASK_ID)
+    fake(stages)
+    run(task, fold_message())
+    task.backend.store_result(TASK_ID, {}, "SUCCESS")
+    timers[0].function()  # late
+    assert [*seen, task.AsyncResult(TASK_ID).state] == ["PENDING", "STARTED", "SUCCESS"]
+
+
 def test_the_end_is_no_progress(split, sent, fake, timers):
     """The timer that is late, between the last stage and the result: the predictions are not there yet."""
 

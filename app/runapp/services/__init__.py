@@ -7,7 +7,7 @@ from runapp.services.folds import create_folds
 from runapp.services.mending import PATIENCE, mend, requeue_all, send_anew
 from runapp.services.queueing import QueueError, declare_queues, publish_split
 from runapp.services.restoring import restored
-from runapp.services.results import advance, finish
+from runapp.services.results import advance, finish, finish_many
 from runapp.services.runners import save_runner
 from runapp.services.waiting import explain
 
@@ -22,6 +22,7 @@ __all__ = [
     "declare_queues",
     "explain",
     "finish",
+    "finish_many",
     "finish_split",
     "history",
     "lost",

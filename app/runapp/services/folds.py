@@ -30,17 +30,18 @@ class Conflict(APIException):
 
 
 class _Batch:
-    """The rows that a request's folds refer to, looked up once for all of them."""
+    """The rows that a request's folds refer to, looked up once for all of them. all_new: no fold is there already."""
 
-    def __init__(self, items: list[dict[str, Any]]) -> None:
+    def __init__(self, items: list[dict[str, Any]], all_new: bool) -> None:
         submission_ids = {item["databoard_s_id"] for item in items}
-        self.submissions = (
-            Submission.objects.select_for_update(of=("self",)).select_related("raw_data").in_bulk(submission_ids)
-        )
+        locked = Submission.objects.select_for_update(of=("self",)).select_related("raw_data")
+        self.submissions = locked.in_bulk(submission_ids)
         data_ids = {item["raw_data"] for item in items if item.get("raw_data") is not None}
         self.data_sets = RawData.objects.in_bulk(data_ids)
-        ids = {item["databoard_sf_id"] for item in items}
-        self.folds = dict(SubmissionFold.objects.filter(pk__in=ids).values_list("pk", "databoard_s_id"))
+        self.folds: dict[int, int | None] = {}
+        if not all_new:
+            known = SubmissionFold.objects.filter(pk__in={item["databoard_sf_id"] for item in items})
+            self.folds = dict(known.values_list("pk", "databoard_s_id"))
         self.new_ids: set[int] = set()
         self.forced: set[int] = set()
         self.files: dict[Path, dict[str, str]] = {}  # what is to be stored where, once all items are accepted
@@ -53,19 +54,23 @@ def create_folds(items: list[dict[str, Any]], user: Any) -> list[SubmissionFold]
     several a list with an entry an item.
     """
     check_space((settings.DIR_SUBMISSION,) if any(_writes(item) for item in items) else ())
+    if not any(item.get("force") for item in items):
+        # For the most part the folds are new, and there is nothing to be looked for and refused.
+        with suppress(IntegrityError, ValidationError), storing():
+            return _create_folds(items, user, all_new=True)
     for _ in range(5):
         # Where another request makes the same submission or fold at this moment, it is known the next time.
         with suppress(IntegrityError), storing():
-            return _create_folds(items, user)
+            return _create_folds(items, user, all_new=False)
     raise Conflict
 
 
-def _create_folds(items: list[dict[str, Any]], user: Any) -> list[SubmissionFold]:
+def _create_folds(items: list[dict[str, Any]], user: Any, all_new: bool) -> list[SubmissionFold]:
     folds: list[SubmissionFold] = []
     written: list[str] = []
     try:
         with transaction.atomic():
-            batch = _Batch(items)
+            batch = _Batch(items, all_new)
             for number, item in enumerate(items):
                 try:
                     submission = _submission_for(item, batch, user)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,9 @@ from runner.look import Look
 LOOK_SECONDS = 2.0
 """How long a disk may take to say how much is free: a network disk that hangs blocks who asks for minutes."""
 
+REMEMBER_SECONDS = 1.0
+"""How long it counts what a disk said, where nothing is to be written there: a look takes a thread."""
+
 PACE = timedelta(minutes=10)
 """The time whose ended folds say how soon others will have."""
 
@@ -40,6 +44,8 @@ class DiskAway(APIException):
 
 
 _disks: dict[Path, Look[int]] = {}
+_said: dict[Path, tuple[float, int]] = {}
+"""When a disk said how much is free, and how much."""
 
 
 def check_space(writes: tuple[Path, ...] = ()) -> None:
@@ -50,7 +56,7 @@ def check_space(writes: tuple[Path, ...] = ()) -> None:
     if not settings.MIN_FREE_BYTES:
         return
     for name, path in _places().items():
-        free = _free_in_time(path)
+        free = _free_in_time(path, path in writes)
         if free is None and path in writes:
             raise DiskAway(f"The disk of {name} does not answer; nothing is stored. Send it again when it is back.")
         if free is not None and free < settings.MIN_FREE_BYTES:
@@ -74,12 +80,15 @@ def storing() -> Iterator[None]:
 def check_folds(user: Any, count: int) -> None:
     """Raise Throttled where `count` new folds, stored in this transaction, are more than the user may have.
 
-    Holds the user's row from here to the end of the transaction, so that requests at the same time see each other.
+    Holds the user's row from here to the end of the transaction, so that requests at the same time see each other;
+    not where a hundred requests as this one would fit.
     """
     if not (settings.MAX_WAITING or settings.MAX_RUNNING):
         return
-    _lock(user)
     folds = SubmissionFold.objects.filter(created_by=user, state__in=SubmissionFold.OPEN)
+    if not settings.MAX_RUNNING and folds.filter(started_at=None).count() + 100 * count <= settings.MAX_WAITING:
+        return
+    _lock(user)
     if settings.MAX_WAITING and (waiting := folds.filter(started_at=None).count()) > settings.MAX_WAITING:
         raise Throttled(
             _seconds_until(user, waiting - settings.MAX_WAITING),
@@ -133,13 +142,21 @@ def _places() -> dict[str, Path]:
     return places
 
 
-def _free_in_time(path: Path) -> int | None:
-    """None where the disk does not answer, or has lost its server; who asks while it hangs is not kept."""
+def _free_in_time(path: Path, now: bool) -> int | None:
+    """None where the disk does not answer, or has lost its server; who asks while it hangs is not kept.
+
+    now: for something to be written there; otherwise what it said within REMEMBER_SECONDS will do.
+    """
+    when, free = _said.get(path, (-REMEMBER_SECONDS, 0))
+    if not now and time.monotonic() - when < REMEMBER_SECONDS:
+        return free
     look = _disks.setdefault(path, Look(lambda: _free(path)))
     try:
-        return look(LOOK_SECONDS)
+        free = look(LOOK_SECONDS)
     except OSError:
         return None
+    _said[path] = time.monotonic(), free
+    return free
 
 
 def _free(path: Path) -> int:

@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
-from datetime import datetime
+from itertools import islice
 from typing import Any
 
-from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, ConnectionError, NotFound, PreconditionFailed
 from celery import current_app
 from django.utils import timezone
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from runapp.models import RawData, SubmissionFold
+from runapp.services.confirms import together
 from runner import config
 from runner.elements import parse_elements
 
@@ -20,6 +20,11 @@ log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 10.0
 """How long the broker may take to confirm a message before it is sent again later: a request waits for it."""
+
+TOGETHER = 100
+"""Folds that are sent before the broker is waited for, and noted as queued at once: what is not is sent again."""
+
+_NAME = "train_test_submission_fold"
 
 
 class QueueError(Exception):
@@ -46,7 +51,7 @@ def publish_split(raw_data_id: int) -> bool:
     }
     name = "custom_prepare_data" if raw_data.custom else "prepare_data"
     begun = timezone.now()
-    if not _send(name, message, raw_data.split_task_id, "celery"):
+    if not _send([(name, message, raw_data.split_task_id, "celery")]):
         return False
     awaited = RawData.objects.filter(pk=raw_data.pk, split_task_id=raw_data.split_task_id)
     awaited.update(split_queued_at=begun)
@@ -54,70 +59,68 @@ def publish_split(raw_data_id: int) -> bool:
 
 
 def publish_ready(folds: list[SubmissionFold]) -> None:
-    """Queue those of the folds whose data set is split; the others are queued when it is."""
-    ready = RawData.objects.filter(
-        pk__in={fold.databoard_s.raw_data_id for fold in folds if fold.databoard_s}, split_state=RawData.Split.DONE
-    )
-    ids = set(ready.values_list("pk", flat=True))
-    publish(fold for fold in folds if fold.databoard_s and fold.databoard_s.raw_data_id in ids)
+    """Queue those of the folds whose data set is split; the others are queued when it is.
+
+    A data set that was not split when the folds were stored may be now, and who ended its split has not seen them.
+    """
+    data_sets = {fold.databoard_s.raw_data for fold in folds if fold.databoard_s and fold.databoard_s.raw_data}
+    ready = {raw_data.pk for raw_data in data_sets if raw_data.split_state == RawData.Split.DONE}
+    if others := {raw_data.pk for raw_data in data_sets} - ready:
+        ready |= {*RawData.objects.filter(pk__in=others, split_state=RawData.Split.DONE).values_list("pk", flat=True)}
+    publish(fold for fold in folds if fold.databoard_s and fold.databoard_s.raw_data_id in ready)
 
 
 def publish(folds: Iterable[SubmissionFold]) -> int:
     """Send folds to their queues; returns how many. What a broker that is away leaves over, `mend` publishes."""
-    count, sent, begun = 0, dict[int, str](), timezone.now()
-    for fold in folds:
-        submission = fold.databoard_s
-        assert submission is not None and submission.raw_data is not None and submission.files_path
-        data_set = submission.raw_data
-        message = {
-            "databoard_sf_id": fold.pk,
-            "data": {
-                "folder": data_set.folder,
-                "target_column": data_set.target_column,
-                "workflow_elements": [] if data_set.custom else parse_elements(data_set.workflow_elements),
-                "custom": data_set.custom,
-            },
-            "submission": submission.files_path.rpartition("/")[2],
-            "train_is": fold.train_is,
-            "attempt": fold.attempts,
-        }
-        if not _send("train_test_submission_fold", message, fold.task_id, fold.priority):
+    count, folds = 0, iter(folds)
+    while some := list(islice(folds, TOGETHER)):
+        begun = timezone.now()  # before the first is sent: a runner may start it before its message is confirmed
+        sent = _send([(_NAME, _message(fold), fold.task_id, fold.priority) for fold in some])
+        if noted := [fold for fold in some if fold.task_id in sent]:
+            queued = SubmissionFold.objects.filter(pk__in=[fold.pk for fold in noted], task_id__in=sent)
+            queued.update(queued_at=begun)
+        count += len(noted)
+        if len(noted) < len(some):
             break
-        sent[fold.pk] = fold.task_id
-        if len(sent) == 100:  # soon: what is not noted as queued is sent again
-            count += _note_queued(sent, begun)
-            sent, begun = {}, timezone.now()
-    return count + _note_queued(sent, begun)
+    return count
 
 
-def _note_queued(sent: dict[int, str], begun: datetime) -> int:
-    """Note the folds of the tasks by their ids; returns how many there were.
+def _message(fold: SubmissionFold) -> dict[str, Any]:
+    submission = fold.databoard_s
+    assert submission is not None and submission.raw_data is not None and submission.files_path
+    data_set = submission.raw_data
+    return {
+        "databoard_sf_id": fold.pk,
+        "data": {
+            "folder": data_set.folder,
+            "target_column": data_set.target_column,
+            "workflow_elements": [] if data_set.custom else parse_elements(data_set.workflow_elements),
+            "custom": data_set.custom,
+        },
+        "submission": submission.files_path.rpartition("/")[2],
+        "train_is": fold.train_is,
+        "attempt": fold.attempts,
+    }
 
-    begun: before the first was sent, as a runner may start a fold before the broker has confirmed its message.
-    """
-    folds = SubmissionFold.objects.filter(pk__in=sent, task_id__in=sent.values())
-    folds.update(queued_at=begun)
-    return len(sent)
 
-
-def _send(name: str, message: dict[str, Any], task_id: str, queue: str) -> bool:
+def _send(tasks: list[tuple[str, dict[str, Any], str, str]]) -> set[str]:
+    """Send tasks, each a name, message, id and queue; returns the ids of those that the broker has confirmed."""
     app: Any = current_app
-    # What Flower shows of the message, said here: left to itself Celery spends a third of the time on it.
-    shown = f"fold {message['databoard_sf_id']}" if "databoard_sf_id" in message else f"data {message['name']}"
-    how = {"task_id": task_id, "queue": queue, "retry": False, "confirm_timeout": CONFIRM_SECONDS, "argsrepr": shown}
+    confirmed: set[str] = set()
     try:
-        with app.producer_or_acquire() as producer:
-            try:
-                app.send_task(f"runapp.tasks.{name}", [message], producer=producer, **how)
-            except Exception:
-                # A confirmation that comes late would count for the next message of this connection.
-                with suppress(Exception):
-                    producer.connection.collect()
-                raise
-    except (OperationalError, OSError, AccessRefused) as error:  # refused: while passwords are changed
-        log.warning("%s %s not queued, it will be: the broker is away (%s)", name, task_id, error)
-        return False
-    return True
+        with together() as channel:
+            confirmed = channel.confirmed
+            for name, message, task_id, queue in tasks:
+                # What Flower shows of it, said here: left to itself Celery spends a third of the time on it.
+                shown = f"fold {message['databoard_sf_id']}" if name == _NAME else f"data {message['name']}"
+                how = {"task_id": task_id, "queue": queue, "retry": False, "argsrepr": shown}
+                app.send_task(f"runapp.tasks.{name}", [message], producer=channel.producer, **how)
+                channel.sent(task_id)
+            channel.wait(CONFIRM_SECONDS)
+    except (OperationalError, OSError, ConnectionError, AccessRefused) as error:  # refused: while passwords are changed
+        left = len(tasks) - len(confirmed)
+        log.warning("%d tasks, from %s on, not queued, they will be: the broker is away (%s)", left, tasks[0][2], error)
+    return {*confirmed}
 
 
 def declare_queues() -> list[str]:

@@ -4,8 +4,10 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db import transaction
+
 from runapp import storage
-from runapp.models import PAYLOADS, Attempt, SubmissionFold
+from runapp.models import PAYLOADS, Attempt, Call, SubmissionFold
 from runapp.services import attempts
 from runner import payloads
 from runner.jobs import Reason
@@ -43,30 +45,57 @@ def finish(message: dict[str, Any]) -> bool:
     A fault of the infrastructure is tried again, up to MAX_ATTEMPTS times in all.
     """
     pk, task_id = message["databoard_sf_id"], message["task_id"]
-    results = {name: message[name] for name in RESULT_FIELDS if name in message}
-    payload_texts = [results[name] for name in PAYLOADS if name in results]
-    try:
-        for text in payload_texts:
-            payloads.check(text)
-    except payloads.PayloadError as error:
-        results |= {"error_reason": Reason.INFRASTRUCTURE, "log_messages": f"ERROR(test): {error}"}
-    results["log_messages"] = storage.clean_text(results["log_messages"])
-    run = {name: _time(message[name]) for name in ("started_at", "finished_at")} | {"runner": message["runner"]}
-    if failed := results["error_reason"] == Reason.INFRASTRUCTURE:
-        attempt = Attempt(outcome=results["error_reason"], text=results["log_messages"], **run)
-        measures = {name: results[name] for name in results if name in MEASURES}
+    changes = _changes(message)
+    if failed := changes["error_reason"] == Reason.INFRASTRUCTURE:
+        run = {name: changes[name] for name in ("runner", "started_at", "finished_at")}
+        attempt = Attempt(outcome=changes["error_reason"], text=changes["log_messages"], **run)
+        measures = {name: changes[name] for name in changes if name in MEASURES}
         accepted = attempts.fail(pk, task_id, attempt, measures)
     else:
-        # Who asked for the fold while it ran has seen no predictions: they are new.
-        changes = {"state": message["state"], "deadline": None, "new": True} | run | results
         accepted = SubmissionFold(pk=pk).finish(task_id, **changes)
     if not accepted:
         log.info("fold %s: the result of task %s is not awaited", pk, task_id)
     if failed or not accepted:
         # The same message delivered twice names the files that the fold now has.
         kept = SubmissionFold.objects.filter(pk=pk).values_list(*PAYLOADS).first() or ()
-        storage.delete_payloads([text for text in payload_texts if text not in kept])
+        sent = [message[name] for name in PAYLOADS if name in message]
+        storage.delete_payloads([text for text in sent if text not in kept])
     return accepted
+
+
+def finish_many(messages: list[dict[str, Any]]) -> list[bool]:
+    """Take in results in one transaction, those that are awaited verdicts; the others are left for `finish`.
+
+    Returns which were taken in. An exception means none.
+    """
+    verdicts = [(message["databoard_sf_id"], message["task_id"], _changes(message)) for message in messages]
+    folds = SubmissionFold.objects.filter(pk__in=[pk for pk, _, _ in verdicts])
+    with transaction.atomic():
+        free = {pk for pk, _, _ in verdicts}
+        if len(verdicts) > 1:  # who waits for one row while it holds others may lock up with a request
+            free = set(folds.select_for_update(skip_locked=True, no_key=True).values_list("pk", flat=True))
+        taken = [
+            pk in free
+            and changes["error_reason"] != Reason.INFRASTRUCTURE
+            and SubmissionFold.awaited(pk, task_id).update(**changes) == 1
+            for pk, task_id, changes in verdicts
+        ]
+        Call.record(folds.filter(pk__in=[pk for (pk, _, _), ended in zip(verdicts, taken, strict=True) if ended]))
+    return taken
+
+
+def _changes(message: dict[str, Any]) -> dict[str, Any]:
+    """A fold's columns after its end; a fault of the infrastructure where a file that the message names is damaged."""
+    results = {name: message[name] for name in RESULT_FIELDS if name in message}
+    try:
+        for name in PAYLOADS:
+            payloads.check(results.get(name, ""))
+    except payloads.PayloadError as error:
+        results |= {"error_reason": Reason.INFRASTRUCTURE, "log_messages": f"ERROR(test): {error}"}
+    results["log_messages"] = storage.clean_text(results["log_messages"])
+    run = {name: _time(message[name]) for name in ("started_at", "finished_at")} | {"runner": message["runner"]}
+    # Who asked for the fold while it ran has seen no predictions: they are new.
+    return {"state": message["state"], "deadline": None, "new": True} | run | results
 
 
 def _time(seconds: float) -> datetime:

@@ -1,0 +1,1 @@
+"""Django's PostgreSQL, without a query to the server before each request."""

@@ -1,0 +1,147 @@
+"""The master's worker writes the results that have arrived in one transaction, and acknowledges each after it."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery import current_app
+from celery.contrib.testing.worker import start_worker
+from django.db import DataError, connection
+from django.test.utils import CaptureQueriesContext
+from kombu.message import Message
+
+from runapp import batches, services
+from runapp.models import SubmissionFold
+from runner import config
+from tests.app.helpers import failure, fold, new_fold, result
+from tests.e2e.live import until
+
+KEYS = range(1, 11)
+
+
+@pytest.fixture
+def folds(api, iris, queues):
+    """Ten folds, sent and no longer in their queue."""
+    answer = api.post("submissionfold/bulk/", [new_fold(iris, key) for key in KEYS])
+    assert answer.status == 201, answer.content
+    queues.purge()
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """`with worker():` the master's worker runs, in this process."""
+    app: Any = current_app
+
+    @contextmanager
+    def run():
+        with monkeypatch.context() as patch:
+            patch.setattr(app.amqp.queues, "_consume_from", None)
+            how = {"pool": "threads", "queues": [config.MASTER_QUEUE], "prefetch_multiplier": batches.MOST}
+            with start_worker(app, perform_ping_check=False, shutdown_timeout=60, **how):
+                yield
+
+    return run
+
+
+def send(*messages: dict[str, Any]) -> None:
+    for message in messages:
+        current_app.send_task("runapp.tasks.save_fold", [message], ignore_result=True)
+
+
+def states() -> list[str]:
+    return list(SubmissionFold.objects.order_by("pk").values_list("state", flat=True))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until(condition, 60, lambda: f"the results are taken in: {states()}")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_works(folds, worker, queues):
+    send(*(result(key) for key in KEYS))
+    with worker():
+        wait_for(lambda: states() == ["TESTED"] * 10)
+    assert queues.take(config.MASTER_QUEUE) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_that_makes_no_sense_loses_no_other(folds, worker, queues):
+    """It is done with, as one that comes alone."""
+    bad = result(4, train_time="a while")
+    odd = result(5) | {"databoard_sf_id": "five"}
+    send(*(result(key) for key in (1, 2, 3)), bad, odd)
+    for no_result in ([], ["nothing"], [{}, 2]):
+        current_app.send_task("runapp.tasks.save_fold", no_result, ignore_result=True)
+    send(*(result(key) for key in (6, 7, 8, 9, 10)))
+    with worker():
+        wait_for(lambda: states() == ["TESTED"] * 3 + ["TODO"] * 2 + ["TESTED"] * 5)
+    assert queues.take(config.MASTER_QUEUE) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_crash_after_the_commit_gives_no_result_twice(api, folds, worker, queues, monkeypatch):
+    send(*(result(key) for key in KEYS))
+    with monkeypatch.context() as crash:
+        crash.setattr(Message, "ack_log_error", lambda *_: None)
+        with worker():
+            wait_for(lambda: states() == ["TESTED"] * 10)
+    assert len(api.post("testpredictions/new/", {}).body) == 10
+    again, finish = [], services.finish
+    monkeypatch.setattr(services, "finish", lambda message: again.append(finish(message)))
+    with worker():
+        wait_for(lambda: len(again) == 10)
+    assert not any(again)
+    assert api.post("testpredictions/new/", {}).body == []
+    assert states() == ["TESTED"] * 10
+    assert queues.take(config.MASTER_QUEUE) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_crash_before_the_commit_loses_no_result(folds, worker, queues, monkeypatch):
+    tried = []
+
+    def crash(messages):
+        tried.append(len(messages))
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services, "finish_many", crash)
+        send(*(result(key) for key in KEYS))
+        with worker():
+            wait_for(lambda: bool(tried))
+    assert states() == ["TODO"] * 10
+    with worker():
+        wait_for(lambda: states() == ["TESTED"] * 10)
+
+
+# --- finish_many
+
+
+def test_they_are_written_together(folds):
+    """The number of queries for each is that of its own UPDATE."""
+    messages = [result(key) for key in KEYS]
+    with CaptureQueriesContext(connection) as few:
+        assert services.finish_many(messages[:2]) == [True] * 2
+    with CaptureQueriesContext(connection) as many:
+        assert services.finish_many(messages[2:]) == [True] * 8
+    assert len(many) - len(few) == 8 - 2
+    assert states() == ["TESTED"] * 10
+
+
+def test_what_needs_more_than_a_row_is_left(api, folds, queues):
+    late, unknown = result(3), result(4, task_id="made up")
+    api.post("submissionfold/", fold(3, force="submission_fold"))
+    assert services.finish_many([result(1), failure(2), late, unknown, result(5)]) == [True, False, False, False, True]
+    assert states() == ["TESTED", "TODO", "TODO", "TODO", "TESTED", *["TODO"] * 5]
+
+
+def test_a_result_that_comes_twice_at_once_is_taken_once(folds):
+    assert services.finish_many([result(1, log_messages="first"), result(1, log_messages="second")]) == [True, False]
+    assert SubmissionFold.objects.get(pk=1).log_messages == "first"
+
+
+def test_all_or_none(folds):
+    with pytest.raises((DataError, ValueError)):
+        services.finish_many([result(1), result(2, train_time="a while"), result(3)])
+    assert states() == ["TODO"] * 10
