@@ -17,6 +17,8 @@ from runner import config
 from tests.app.helpers import failure, fold, new_fold, result
 from tests.e2e.live import until
 
+pytestmark = pytest.mark.embedded
+
 KEYS = range(1, 11)
 
 
