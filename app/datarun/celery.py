@@ -6,7 +6,7 @@ from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import celeryd_after_setup, task_prerun, worker_ready
+from celery.signals import celeryd_after_setup, task_prerun, worker_init, worker_ready
 
 from datarun import clock
 from runner import config, env
@@ -32,6 +32,15 @@ app.conf["CELERY_DB_REUSE_MAX"] = sys.maxsize  # see _use_connection_again
 app.conf.beat_schedule = {"mend": {"task": "runapp.tasks.mend", "schedule": _period(), "options": {"expires": 60}}}
 
 
+@worker_init.connect
+def _take_results_together(sender: Any, **_: Any) -> None:
+    """Before the worker says how many messages it holds at once; after that nothing changes it."""
+    if {*sender.app.amqp.queues.consume_from} == {config.MASTER_QUEUE}:
+        from runapp.batches import MOST  # needs Django, which is ready by now
+
+        sender.prefetch_multiplier = MOST
+
+
 @celeryd_after_setup.connect
 def _only_the_masters_tasks(instance: Any, **_: Any) -> None:
     """Each runner may write to the master's queue: it can have results stored there, and have nothing else run."""
@@ -39,9 +48,6 @@ def _only_the_masters_tasks(instance: Any, **_: Any) -> None:
     if {*instance.app.amqp.queues.consume_from} == {config.MASTER_QUEUE}:
         for name in [name for name in tasks if not name.startswith(("runapp.tasks.save_", "runapp.tasks.mend"))]:
             del tasks[name]
-        from runapp.batches import MOST  # needs Django, which is ready by now
-
-        instance.prefetch_multiplier = MOST  # nothing else takes results: what has arrived is taken together
 
 
 @task_prerun.connect

@@ -1,5 +1,6 @@
 """The master's worker writes the results that have arrived in one transaction, and acknowledges each after it."""
 
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +40,7 @@ def worker(monkeypatch):
     def run():
         with monkeypatch.context() as patch:
             patch.setattr(app.amqp.queues, "_consume_from", None)
-            how = {"pool": "threads", "queues": [config.MASTER_QUEUE], "prefetch_multiplier": batches.MOST}
+            how = {"pool": "threads", "queues": [config.MASTER_QUEUE]}
             with start_worker(app, perform_ping_check=False, shutdown_timeout=60, **how):
                 yield
 
@@ -60,10 +61,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_works(folds, worker, queues):
+def test_it_works(folds, worker, queues, monkeypatch):
+    """What arrives while the first are written is written together."""
+    arrived, written, go = [], [], threading.Event()
+    take, finish_many = batches.Strategy.__call__, services.finish_many
+
+    def slowly(messages):
+        written.append(len(messages))
+        go.wait(120)
+        return finish_many(messages)
+
+    monkeypatch.setattr(batches.Strategy, "__call__", lambda *how: take(*how) or arrived.append(1))
+    monkeypatch.setattr(services, "finish_many", slowly)
     send(*(result(key) for key in KEYS))
     with worker():
+        wait_for(lambda: len(arrived) == 10)
+        go.set()
         wait_for(lambda: states() == ["TESTED"] * 10)
+    assert (len(written), sum(written)) == (2, 10)
     assert queues.take(config.MASTER_QUEUE) == []
 
 
