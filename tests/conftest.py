@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from xdist.workermanage import NodeManager
 
 HOME = Path(tempfile.mkdtemp(prefix="datarun-tests-"))
 NAMED = Path(__file__).parent / "cluster", Path(__file__).parent / "openstack"
@@ -26,6 +27,12 @@ LONGEST = tuple(
 """The files that take longest, these first: begun last, they would keep one process busy alone."""
 os.environ["DATARUN_HOME"] = str(HOME)
 os.environ["DJANGO_SETTINGS_MODULE"] = "datarun.settings"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """xdist kills a process that takes long to end: one with services of its own would leave their files."""
+    if any("tests.services" in process for process in config.getoption("tx", None) or []):
+        NodeManager.EXIT_TIMEOUT = 120
 
 
 def pytest_unconfigure() -> None:
