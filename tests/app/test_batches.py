@@ -9,6 +9,7 @@ import pytest
 from celery import current_app
 from celery.contrib.testing.worker import start_worker
 from django.db import DataError, connection
+from django.db.backends.signals import connection_created
 from django.test.utils import CaptureQueriesContext
 from kombu.message import Message
 
@@ -35,16 +36,28 @@ def folds(api, iris, queues):
 def worker(monkeypatch):
     """`with worker():` the master's worker runs, in this process."""
     app: Any = current_app
+    made: list[Any] = []  # connections to the database, which would outlive the worker's threads
 
     @contextmanager
     def run():
         with monkeypatch.context() as patch:
             patch.setattr(app.amqp.queues, "_consume_from", None)
             how = {"pool": "threads", "queues": [config.MASTER_QUEUE]}
-            with start_worker(app, perform_ping_check=False, shutdown_timeout=60, **how):
-                yield
+            try:
+                with start_worker(app, perform_ping_check=False, shutdown_timeout=60, **how):
+                    yield
+            finally:
+                while made:
+                    made[0].inc_thread_sharing()
+                    made.pop(0).close()
 
-    return run
+    def note(connection, **_):
+        if threading.current_thread() is not threading.main_thread():
+            made.append(connection)
+
+    connection_created.connect(note)
+    yield run
+    connection_created.disconnect(note)
 
 
 def send(*messages: dict[str, Any]) -> None:
