@@ -80,15 +80,12 @@ def storing() -> Iterator[None]:
 def check_folds(user: Any, count: int) -> None:
     """Raise Throttled where `count` new folds, stored in this transaction, are more than the user may have.
 
-    Holds the user's row from here to the end of the transaction, so that requests at the same time see each other;
-    not where a hundred requests as this one would fit.
+    Holds the user's row from here to the end of the transaction, so that requests at the same time see each other.
     """
     if not (settings.MAX_WAITING or settings.MAX_RUNNING):
         return
-    folds = SubmissionFold.objects.filter(created_by=user, state__in=SubmissionFold.OPEN)
-    if not settings.MAX_RUNNING and folds.filter(started_at=None).count() + 100 * count <= settings.MAX_WAITING:
-        return
     _lock(user)
+    folds = SubmissionFold.objects.filter(created_by=user, state__in=SubmissionFold.OPEN)
     if settings.MAX_WAITING and (waiting := folds.filter(started_at=None).count()) > settings.MAX_WAITING:
         raise Throttled(
             _seconds_until(user, waiting - settings.MAX_WAITING),
