@@ -7,6 +7,8 @@ from runapp import services
 from runapp.models import RawData, Runner, Submission, SubmissionFold
 from tests.app.helpers import busy, failure, finish, indices, report, result
 
+pytestmark = pytest.mark.embedded
+
 FILTERS = {
     "rawdata": ["", "?q=iris", "?split_state__exact=DONE", "?custom__exact=0"],
     "submission": ["", "?q=1", "?raw_data__id__exact=1"],

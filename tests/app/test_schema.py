@@ -52,14 +52,21 @@ def stored(api, iris):
     finish(result(2, "ERROR", error_reason="user_code", log_messages="ERROR(train): x"))
 
 
-@schema.parametrize()
-@hypothesis.settings(
-    max_examples=12,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-)
-def test_it_works(case, stored, one_connection):
-    case.call_and_validate(headers={"Authorization": basic(USER, PASSWORD)}, checks=CHECKS)
+OPERATIONS = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]  # fails where it can't
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
+def test_it_works(operation, stored, one_connection):
+    @hypothesis.settings(
+        max_examples=12,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate],
+    )
+    @hypothesis.given(operation.as_strategy())
+    def ask(case):
+        case.call_and_validate(headers={"Authorization": basic(USER, PASSWORD)}, checks=CHECKS)
+
+    ask()

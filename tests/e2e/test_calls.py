@@ -12,6 +12,8 @@ from tests.e2e.live import LOGIN, PASSWORD, Live, Organiser, until
 from tests.e2e.submissions import HONEST, RAISES, SLOW
 from tests.receiver import receiver
 
+pytestmark = pytest.mark.embedded
+
 SECRET = "a secret of sixteen letters or more"
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from test_files import post_api
 from tests.e2e.live import Live, Organiser
+
+pytestmark = pytest.mark.embedded
 
 ROWS = 1_000_000
 
