@@ -14,6 +14,9 @@ signal on their parent's death, and for Linux the parent is the thread.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 import pwd
 import random
@@ -345,6 +348,8 @@ class RabbitMQ(Service):
     user = "rabbitmq"
 
     vhost = "datarun"
+    second_vhost = "beside"
+    """For a server that runs beside tests that send messages and look for them."""
     broker_user = "datarun"
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
@@ -374,17 +379,22 @@ class RabbitMQ(Service):
             raise ServiceError(f"{self.package} is not installed")
         self._own(self.folder)
         self._make_certificates()
-        # RabbitMQ makes this user and this vhost, and no other, when it starts without data: no slow rabbitmqctl.
+        # RabbitMQ makes these when it starts: no slow rabbitmqctl.
+        vhosts = self.vhost, self.second_vhost
+        may = dict.fromkeys(("configure", "write", "read"), ".*")
+        definitions = {
+            "users": [{"name": self.broker_user, "password_hash": self._hash(), "tags": ""}],
+            "vhosts": [{"name": vhost} for vhost in vhosts],
+            "permissions": [{"user": self.broker_user, "vhost": vhost, **may} for vhost in vhosts],
+        }
+        self._write(self.folder / "definitions.json", json.dumps(definitions))
         self._write(
             self.folder / "rabbitmq.conf",
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
             f"ssl_options.certfile = {self.folder}/certificate.pem\n"
             f"ssl_options.keyfile = {self.folder}/key.pem\n"
-            f"default_vhost = {self.vhost}\n"
-            f"default_user = {self.broker_user}\n"
-            f"default_pass = {self.password}\n"
-            "default_user_tags.administrator = false\n"
+            f"load_definitions = {self.folder}/definitions.json\n"
             "log.console = true\n"
             "log.console.level = info\n"
             "log.file = false\n",
@@ -399,6 +409,11 @@ class RabbitMQ(Service):
         for library in (installed / "plugins").iterdir():
             if not library.name.startswith("rabbitmq_") or library.name.startswith("rabbitmq_prelaunch"):
                 (home / "plugins" / library.name).symlink_to(library)
+
+    def _hash(self) -> str:
+        """As https://www.rabbitmq.com/docs/passwords#computing-password-hash has it."""
+        salt = secrets.token_bytes(4)
+        return base64.b64encode(salt + hashlib.sha256(salt + self.password.encode()).digest()).decode()
 
     def launch_helpers(self) -> None:
         # RabbitMQ would start this name server itself, on all addresses, and leave it running.

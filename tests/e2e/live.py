@@ -14,7 +14,8 @@ import numpy as np
 import requests
 
 from test_files import post_api
-from tests.services import free_port
+from tests.conftest import on_services
+from tests.services import RabbitMQ, free_port
 
 APP = Path(__file__).resolve().parents[2] / "app"
 LOGIN, PASSWORD = "organiser", "a password of the tests"
@@ -43,6 +44,7 @@ class Live:
             "PORT": str(self.port),
             "USER_LOGIN": LOGIN,
             "USER_PSWD": PASSWORD,
+            **_own_queues(),
             **environment,
         }
         self.log = home / "server.log"
@@ -118,6 +120,14 @@ class Live:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _own_queues() -> dict[str, str]:
+    """Those of other tests of this process are for themselves, and its runner is to take nothing from them."""
+    if not on_services():
+        return {}
+    vhost = RabbitMQ.second_vhost
+    return {"RMQ_VHOST": vhost, "DATARUN_BROKER_URL": f"{os.environ['DATARUN_BROKER_URL'].rpartition('/')[0]}/{vhost}"}
 
 
 class Organiser:
