@@ -42,6 +42,7 @@ def worker(monkeypatch):
     def run():
         with monkeypatch.context() as patch:
             patch.setattr(app.amqp.queues, "_consume_from", None)
+            patch.setattr(app.log, "setup", lambda **_: None)  # what it changes would stay for other tests
             how = {"pool": "threads", "queues": [config.MASTER_QUEUE]}
             try:
                 with start_worker(app, perform_ping_check=False, shutdown_timeout=60, **how):

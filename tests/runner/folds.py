@@ -3,6 +3,7 @@
 import os
 import re
 import textwrap
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -120,18 +121,36 @@ def processes_with(mark):
     return found
 
 
-def descendants(of=None):
-    """Ids of the processes below this one, or below another."""
-    parents = {}
+def descendants(of=None, waiting=True):
+    """Ids of the processes below this one, or below another; `waiting`: with the fork of each zygote that waits.
+
+    That is another one after each fold.
+    """
+    children = defaultdict(list)
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+            children[int(path.read_text().rpartition(")")[2].split()[1])].append(int(path.parent.name))
         except OSError:
             pass
     found, new = set(), {of or os.getpid()}
-    while new := {pid for pid, parent in parents.items() if parent in new}:
+    while new := {child for pid in new for child in _below(pid, children[pid], waiting)}:
         found |= new
     return found
+
+
+def _below(pid, children, waiting):
+    if waiting:
+        return children
+    forks = [child for child in children if pid_namespaces(child) == pid_namespaces(pid) + 1 == 2]
+    return [child for child in children if child not in forks[:1]]
+
+
+def pid_namespaces(pid):
+    """How many a process is in below this one's; -1 once it is gone."""
+    try:
+        return len(next(line for line in Path(f"/proc/{pid}/status").open() if line.startswith("NSpid:")).split()) - 2
+    except OSError:
+        return -1
 
 
 def state_of(pid):

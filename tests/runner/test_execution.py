@@ -191,13 +191,13 @@ def test_what_a_fold_changes_in_its_process_is_gone_with_it(run):
 
 def test_no_process_is_left(run):
     run()
-    before = len(descendants())
+    before = len(descendants(waiting=False))
     mark = uuid.uuid4().hex
     start = f"subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)', {mark!r}])"
     for code in ({}, {"fit": start}, {"fit": f"{start}; 1 / 0"}, {"fit": f"{start}; os._exit(1)"}):
         run(**code)
     wait_until(lambda: not processes_with(mark))
-    wait_until(lambda: len(descendants()) <= before)
+    wait_until(lambda: len(descendants(waiting=False)) <= before)
     wait_until(lambda: not [pid for pid in descendants() if state_of(pid) == "Z"])
 
 

@@ -20,6 +20,7 @@ from runner.jobs import DataSet, FoldJob, Limits, Outcome, SplitJob
 from runner.sandbox import launch
 from runner.sandbox.executor import Executor
 from runner.sandbox.start import AnyExecutor
+from tests.runner.folds import descendants
 
 SECRET = "not-for-submissions-4711"
 os.environ["DATARUN_TEST_SECRET"] = SECRET
@@ -179,17 +180,7 @@ def traces() -> dict[str, set[str]]:
 
     Not the one fork of a zygote that waits for the next fold: each fold has another one.
     """
-    children: dict[int, list[int]] = {}
-    for entry in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            parent = int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(entry))
-    family = [os.getpid()]
-    for pid in family:
-        forks = [child for child in children.get(pid, []) if pid_namespaces(child) == pid_namespaces(pid) + 1 == 2]
-        family += [child for child in children.get(pid, []) if child not in forks[:1]]
+    family = {os.getpid()} | descendants(waiting=False)
     # Not by a glob, which fails where those of others end meanwhile.
     ours = re.compile(rf"datarun-.*-{os.getpid()}-")
     groups = {
@@ -206,14 +197,6 @@ def traces() -> dict[str, set[str]]:
 @pytest.fixture
 def bench(executor: Executor, standard: DataSet, tmp_path: Path) -> Bench:
     return Bench(executor, standard, tmp_path)
-
-
-def pid_namespaces(pid: int) -> int:
-    """How many a process is in below this one's; -1 once it is gone."""
-    try:
-        return len(next(line for line in Path(f"/proc/{pid}/status").open() if line.startswith("NSpid:")).split()) - 2
-    except OSError:
-        return -1
 
 
 def left_since(before: dict[str, set[str]]) -> dict[str, set[str]]:

@@ -15,9 +15,9 @@ from runner.elements import parse_elements
 from runner.jobs import DataSet, FoldJob, SplitJob
 from runner.sandbox.executor import Executor
 from test_files import kits
-from tests.runner.folds import descendants
+from tests.runner.folds import descendants, pid_namespaces
 from tests.runner.helpers import split_job
-from tests.sandbox.conftest import HONEST, LIMITS, Bench, pid_namespaces, wait_for
+from tests.sandbox.conftest import HONEST, LIMITS, Bench, wait_for
 
 
 def below(namespaces: int) -> set[int]:
