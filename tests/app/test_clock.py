@@ -72,6 +72,7 @@ def test_a_restart_does_not_remember_a_clock_that_was_wrong(sender):
 
 def test_it_goes_on_after_a_failure(monkeypatch):
     own = Celery("clock", broker="memory://", set_as_current=False)
+    own.conf.task_default_queue = "of test_clock"  # all apps of a process share what is in memory
     own.conf.beat_schedule = {"mend": {"task": "mend", "schedule": timedelta(hours=1)}}
     failures = [OSError("no clock"), OSError("none yet")]
 
@@ -83,6 +84,6 @@ def test_it_goes_on_after_a_failure(monkeypatch):
     monkeypatch.setattr(own, "now", now)
     monkeypatch.setattr(clock, "PAUSE", 0.0)
     clock.start(own)
-    with own.connection_for_read() as connection, connection.SimpleQueue("celery") as queue:
+    with own.connection_for_read() as connection, connection.SimpleQueue("of test_clock") as queue:
         assert queue.get(timeout=60).headers["task"] == "mend"
     assert not failures
