@@ -52,7 +52,7 @@ def stored(api, iris):
     finish(result(2, "ERROR", error_reason="user_code", log_messages="ERROR(train): x"))
 
 
-OPERATIONS = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]  # fails where it can't
+OPERATIONS = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]  # a bad path has none
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
