@@ -5,6 +5,7 @@ not answer is a line of the table.
 """
 
 import json
+import shlex
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -82,11 +83,12 @@ def parse(printed: str) -> dict[str, str]:
     return {name: value.strip() for name, sign, value in pairs if sign}
 
 
-def ask_workers(master: Host) -> tuple[dict[str, Any], str]:
+def ask_workers(master: Host, runners: list[Host]) -> tuple[dict[str, Any], str]:
     """What the workers say of themselves (manage.py workers), and why it is not known; never raises."""
     answers: list[tuple[str, str]] = []
+    command = " ".join([WORKERS, *(shlex.quote(f"celery@{host.name}") for host in runners)])
     try:
-        with_connection(master, lambda run: answers.append(run(AS_ROOT, WORKERS)))
+        with_connection(master, lambda run: answers.append(run(AS_ROOT, command)))
         [(out, err)] = answers
         return json.loads(out), ""
     except ValueError:
@@ -159,7 +161,7 @@ def table(rows: list[list[str]]) -> Table:
 def report(master: Host, runners: list[Host], width: int = WIDTH) -> str:
     """The table, and why some of it is not known."""
     with ThreadPoolExecutor(len(runners) + 1) as pool:
-        asked = pool.submit(ask_workers, master)
+        asked = pool.submit(ask_workers, master, runners)
         states = list(pool.map(look, runners))
         workers, problem = asked.result()
     rows = [

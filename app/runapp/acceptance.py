@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 SPLITS = "celery"
 """The queue of the splits; the others have folds."""
 
-SLEEP = 2.0
+SLEEP = 1.0
 """Seconds that a canary takes."""
 
 POLL = 0.5
@@ -326,7 +326,8 @@ class Acceptance:
         if self.splits or self.folds:
             _try("revoke what still waits", lambda: current_app.control.revoke(tasks))
             time.sleep(SLEEP + 1)  # what runs comes to its end
-            _try("ask what still runs", lambda: _wait_for({*tasks}))
+            workers = [runner.worker for runner in self.runners.values()]
+            _try("ask what still runs", lambda: _wait_for({*tasks}, workers))
         data_sets.delete()  # with submissions, folds and files (runapp.signals)
         for task in filter(None, tasks):
             _try("forget a result", current_app.AsyncResult(task).forget)
@@ -343,11 +344,11 @@ def _free_ids() -> int:
             return first
 
 
-def _wait_for(tasks: set[str]) -> None:
+def _wait_for(tasks: set[str], workers: list[str]) -> None:
     """Until no worker runs one of the tasks, or LAST_SECONDS: a split would write to a folder that is being deleted."""
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:
-        active = current_app.control.inspect(timeout=SLEEP).active() or {}
+        active = current_app.control.inspect(workers, timeout=SLEEP).active() or {}
         if not any(task["id"] in tasks for running in active.values() for task in running):
             return
 

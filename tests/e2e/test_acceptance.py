@@ -195,6 +195,7 @@ def test_the_workers_say_what_they_do(cluster: Cluster) -> None:
     one = until(told, 300, "both workers answer")
     assert (one["slots"], one["busy"], one["queues"]) == (2, 0, ["L", "celery"])
     assert one["done"] >= 0
+    assert {*json.loads(cluster.manage("workers", "celery@two", "celery@nobody"))} == {"celery@two"}
 
 
 def test_it_rejects_a_master_that_does_not_answer(cluster: Cluster) -> None:

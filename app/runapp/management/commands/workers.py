@@ -1,7 +1,7 @@
-"""What the runners' workers say of themselves, as JSON: `manage.py workers`.
+"""What the runners' workers say of themselves, as JSON: `manage.py workers [NAME ...]`.
 
 {worker name: {"busy": slots that run something, "slots": all of them, "done": folds since its start, "queues": [...]}}.
-A worker that does not answer in time is missing.
+A worker that does not answer in time is missing. Without names nobody knows how many there are: it waits out its time.
 """
 
 import json
@@ -19,12 +19,14 @@ class Command(BaseCommand):
     help = "Print as JSON what each worker does and did."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("names", nargs="*", metavar="NAME", help="those alone, such as celery@runner1 (all)")
         parser.add_argument("--timeout", type=float, default=3.0, help="seconds in which a worker answers (3)")
 
-    def handle(self, *args: Any, timeout: float, **options: Any) -> None:
-        inspect = current_app.control.inspect(timeout=timeout)
+    def handle(self, *args: Any, names: list[str], timeout: float, **options: Any) -> None:
         try:
-            stats = inspect.stats() or {}
+            stats = current_app.control.inspect(names or None, timeout=timeout).stats() or {}
+            # They have just answered: asked by name they are not waited for any longer than they take.
+            inspect = current_app.control.inspect([*stats], timeout=timeout)
             active = (inspect.active() or {}) if stats else {}
             queues = (inspect.active_queues() or {}) if stats else {}
         except (OperationalError, OSError) as error:
