@@ -51,10 +51,11 @@ vm-test:  ## run the sandbox's tests on Debian 12 with cgroup v2, emulated: half
 lint: $(VENV)/.lint  ## ruff, mypy, import-linter, yamllint, ansible-lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/yamllint --strict .
-	@$(ACTIVE) ansible-lint --offline -q
+	@# side by side, as each has one thread most of the time
+	@$(BIN)/mypy & mypy=$$!; $(ACTIVE) ansible-lint --offline -q; linted=$$?; \
+		wait $$mypy && exit $$linted
 
 setup: $(VENV)/.control  ## install Ansible: . .venv/bin/activate, then ansible-playbook site.yml
 
