@@ -78,11 +78,9 @@ operations-test: cluster  ## upgrade, back up, restore, replace ... a cluster of
 openstack-test: $(VENV)/.cluster  ## make, change and remove instances on OpenStack's real APIs
 	@tests/install_packages.sh $(FOR_OPENSTACK)
 	@$(ACTIVE) molecule reset --scenario-name openstack  # molecule remembers instances outside the checkout
-	@# that which stops an API is alone
 	@trap 'molecule/apis down' EXIT; \
 		env $(ACTIVE) $(UV_SETTINGS) PYTHON=$(PYTHON) COLUMNS=600 molecule test --scenario-name openstack --destroy=never && \
-		$(BIN)/python -m pytest -n 3 --maxschedchunk 1 -m 'openstack and not outage' tests/openstack && \
-		$(BIN)/python -m pytest -m outage tests/openstack
+		$(BIN)/python -m pytest -n 3 --dist worksteal -m openstack tests/openstack
 
 openstack-site-test: rig $(VENV)/.cluster  ## site.yml from nothing, on test hosts in the place of instances, as root: a quarter of an hour
 	@tests/install_packages.sh $(FOR_OPENSTACK)

@@ -166,10 +166,13 @@ def until(condition, what):
     return value
 
 
+GONE = -1
+
+
 class Proxy:
     """Before a service: `fault(method, path)` gives a status that the call is answered with in its place, or None.
 
-    calls: those that it answered itself.
+    GONE: the connection ends without an answer. calls: those that it answered itself.
     """
 
     def __init__(self):
@@ -184,6 +187,9 @@ class Proxy:
                 _, port, path = self.path.split("/", 2)
                 if status := outer.fault(self.command, f"/{path}"):
                     outer.calls.append((self.command, f"/{path}", status))
+                    if status == GONE:
+                        self.close_connection = True
+                        return None
                     return self.answer(status, b'{"fault": {"message": "the proxy says so"}}', {})
                 headers = {key: value for key, value in self.headers.items() if key != "Host"}
                 done = requests.request(self.command, f"http://127.0.0.1:{port}/{path}", data=body, headers=headers,

@@ -7,25 +7,23 @@ from tests.openstack.conftest import STATE, Cluster
 LIKE = "plugin: like_runners\ngroup: like\ncount: 1\n"
 
 
-def belongings(project, name):
-    """What another one's cluster of this name may look like: the same names, without its marks."""
-    conn = project.conn
+def belongings(project, name, cluster):
+    """What of this name a cluster may have, with its marks."""
+    conn, mark = project.conn, f"datarun_cluster={cluster}"
     network = conn.network.find_network("private").id
     flavor, image = conn.compute.find_flavor("m1.small").id, conn.image.find_image("debian-12").id
     server = conn.compute.create_server(
         name=name, flavor_id=flavor, image_id=image, networks=[{"uuid": network}],
-        metadata={"datarun_cluster": "another", "datarun_role": "runner"},
+        metadata={"datarun_cluster": cluster, "datarun_role": "runner"},
     )  # fmt: skip
     conn.compute.wait_for_server(server)
-    conn.compute.create_keypair(name=f"key-{name}")
-    conn.compute.create_server_group(name=f"group-{name}", policies=["soft-anti-affinity"])
-    conn.network.create_port(network_id=network, name=name)
-    conn.network.create_security_group(name=name)
-    conn.network.create_ip(floating_network_id=conn.network.find_network("public").id)
-    conn.block_storage.create_volume(name=name, size=1)
-    conn.image.upload_image(
-        name=name, data=b"0", disk_format="raw", container_format="bare", datarun_cluster="another"
-    )  # fmt: skip
+    conn.compute.create_keypair(name=f"datarun-{cluster}")
+    conn.compute.create_server_group(name=f"datarun-{cluster}", policies=["soft-anti-affinity"])
+    conn.network.create_port(network_id=network, name=name, description=mark)
+    conn.network.create_security_group(name=f"datarun-{cluster}-runner", description=mark)
+    conn.network.create_ip(floating_network_id=conn.network.find_network("public").id, description=mark)
+    conn.block_storage.create_volume(name=name, size=1, metadata={"datarun_cluster": cluster})
+    conn.image.upload_image(name=name, data=b"0", disk_format="raw", container_format="bare", datarun_cluster=cluster)
     return project.all()
 
 
@@ -37,13 +35,11 @@ def lose_in_build(server):
 
 def test_a_cluster_grows_shrinks_and_goes_and_others_stay(tmp_path, new_project, admin):
     project, foreign = new_project(), new_project()
-    others = belongings(project, "elsewhere")
-    # The very same name and marks, but in another project.
-    Cluster(tmp_path, foreign, "big").create()
-    theirs = foreign.all()
+    others = belongings(project, "elsewhere", "another")
+    # The very same names and marks, but in another project.
+    theirs = belongings(foreign, "big-one", "big")
 
-    (tmp_path / "ours").mkdir()
-    cluster = Cluster(tmp_path / "ours", project, "big")
+    cluster = Cluster(tmp_path, project, "big")
     (cluster.folder / "like.yml").write_text(LIKE)
     runners = {f"like-{number}" for number in range(1, 6)}
     known = cluster.folder / ".known_hosts"
