@@ -39,7 +39,7 @@ RUNNING = "ps -e -o etimes= -o stat= -o times= -o comm= --sort etimes"
 
 CONNECTION = "connection", "host", "port", "user", "ssh_private_key_file", "ssh_common_args"
 ASKED = """
-runner_concurrency runner_queues runner_hard_time_limit runner_soft_time_limit runner_venv
+group_names runner_concurrency runner_queues runner_hard_time_limit runner_soft_time_limit runner_venv
 cluster_address cluster_master_address cluster_runner_password cluster_mount_point cluster_share_marker
 rabbitmq_vhost rabbitmq_user rabbitmq_password redis_password postgresql_password
 master_admin_login master_admin_password master_secret_key sciencefs_type
@@ -72,23 +72,10 @@ def _read() -> dict[str, dict[str, Any]]:
     }
 
 
-def _group(name: str) -> list[str]:
-    process = subprocess.run(
-        [str(ANSIBLE), name, "-i", INVENTORY, "--list-hosts"],
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return process.stdout.split()[2:]  # after "hosts (3):"
-
-
 VARIABLES = _read()
 HOSTS = sorted(VARIABLES)
-[MASTER] = _group("master")
-RUNNERS = _group("runners")
+[MASTER] = [name for name in HOSTS if "master" in VARIABLES[name]["group_names"]]
+RUNNERS = [name for name in HOSTS if "runners" in VARIABLES[name]["group_names"]]
 LOCAL = VARIABLES[MASTER].get("ansible_connection") == "local"
 """Whether this machine is the cluster."""
 CLUSTER = [name for name in HOSTS if name in {MASTER, *RUNNERS}]

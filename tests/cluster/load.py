@@ -56,7 +56,7 @@ class Load:
 
     def begun_on(self, runner: str, seconds: int) -> int:
         """The id of a fold that this runner has just begun and that takes so long; so has each other slot."""
-        folds = [self.send(seconds) for _ in range(sum(worker["slots"] for worker in workers().values()))]
+        folds = [self.send(seconds) for _ in range(sum(worker["slots"] for worker in workers(runner).values()))]
 
         def begun() -> int:
             return next((fold for fold in folds if self.api.look(fold)["runner"] == f"celery@{runner}"), 0)
@@ -65,8 +65,10 @@ class Load:
         return found
 
 
-def workers() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = json.loads(run(MASTER, "datarun-manage workers"))
+def workers(*more: str) -> dict[str, dict[str, Any]]:
+    """What those of RUNNERS and of `more` say of themselves; who does not answer is missing."""
+    names = " ".join(f"celery@{name}" for name in (*RUNNERS, *more))
+    found: dict[str, dict[str, Any]] = json.loads(run(MASTER, f"datarun-manage workers {names}"))
     return found
 
 

@@ -56,7 +56,7 @@ def edited(api: Organiser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def reverted(edited: Edit, tmp_path_factory: pytest.TempPathFactory) -> Edit:
     inventory = Inventory(tmp_path_factory.mktemp("reverted") / "inventory")
-    before, fold = starts(), edited.load.begun_on(NEW, 30)
+    before, fold = starts(), edited.load.begun_on(NEW, 10)
     return Edit(edited.load, time.time(), before, inventory.play("site.yml"), [fold])
 
 
@@ -86,7 +86,7 @@ def test_a_new_runner_passes_the_acceptance(edited: Edit) -> None:
 def test_a_runner_that_is_taken_out_finishes_its_fold_and_loses_its_credentials(reverted: Edit) -> None:
     [record] = reverted.load.api.ended(*reverted.folds)
     assert (record["state"], record["runner"], record["attempts"]) == ("TESTED", f"celery@{NEW}", 1)
-    assert f"celery@{NEW}" not in workers()
+    assert f"celery@{NEW}" not in workers(NEW)
     assert f"runner-{NEW}" not in run(MASTER, "rabbitmqctl --quiet list_users; cat /etc/redis/users.acl")
     assert restarted(reverted.before) == {f"{FIRST} datarun-runner"}
 

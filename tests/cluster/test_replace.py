@@ -55,7 +55,7 @@ def test_a_runner_moves_under_load(replaced: Inventory, load: Load) -> None:
         replaced.play("site.yml")
     assert serves("spare2") and not serves("spare1")
     assert run("spare1", "systemctl is-enabled datarun-runner || true").strip() == "disabled"
-    assert f"celery@{NAME}" in workers()
+    assert f"celery@{NAME}" in workers(NAME)
     assert reaches_the_broker("spare2") and not reaches_the_broker("spare1")
 
 
@@ -65,7 +65,7 @@ def test_a_dead_runner_is_replaced_under_load(replaced: Inventory, load: Load) -
         rig("kill", "spare2")
         replaced.play("site.yml")
     assert serves("spare3")
-    assert f"celery@{NAME}" in workers()
+    assert f"celery@{NAME}" in workers(NAME)
 
 
 def test_a_dead_runner_that_comes_back_stays_out(replaced: Inventory, load: Load) -> None:
