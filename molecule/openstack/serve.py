@@ -112,6 +112,7 @@ else:
         host="127.0.0.1",
         port=int(port[0]),
         threads=8,
+        connection_limit=500,  # the services keep theirs open, and at 100 none gets in for half a minute
         ident=name,
         max_request_body_size=1 << 34,
         clear_untrusted_proxy_headers=True,
