@@ -190,7 +190,10 @@ def _zygotes(live: Live) -> list[int]:
 
 
 def _below(first: int, words: str) -> list[int]:
-    """Ids of the processes below this one, in sandboxes too, whose command line has these words."""
+    """Ids of the processes below this one, in sandboxes too, whose command line has these words.
+
+    Each before those below it: one that is killed in this order does not live to tell of a child that was killed.
+    """
     parents, lines = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -198,7 +201,7 @@ def _below(first: int, words: str) -> list[int]:
             lines[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    found, new = set[int](), {first}
-    while new := {pid for pid, parent in parents.items() if parent in new}:
-        found |= new
+    found, new = list[int](), [first]
+    while new := [pid for pid, parent in parents.items() if parent in new]:
+        found += new
     return [pid for pid in found if words in lines.get(pid, "")]
