@@ -36,6 +36,9 @@ SLEEP = 1.0
 POLL = 0.5
 """Seconds between two looks at the canaries."""
 
+ANSWER = 2.0
+"""Seconds in which a worker says what it runs."""
+
 LAST_SECONDS = 60.0
 """How long canaries that run are waited for before they are deleted."""
 
@@ -326,8 +329,7 @@ class Acceptance:
         if self.splits or self.folds:
             _try("revoke what still waits", lambda: current_app.control.revoke(tasks))
             time.sleep(SLEEP + 1)  # what runs comes to its end
-            workers = [runner.worker for runner in self.runners.values()]
-            _try("ask what still runs", lambda: _wait_for({*tasks}, workers))
+            _try("ask what still runs", lambda: _wait_for({*tasks}))
         data_sets.delete()  # with submissions, folds and files (runapp.signals)
         for task in filter(None, tasks):
             _try("forget a result", current_app.AsyncResult(task).forget)
@@ -344,11 +346,14 @@ def _free_ids() -> int:
             return first
 
 
-def _wait_for(tasks: set[str], workers: list[str]) -> None:
-    """Until no worker runs one of the tasks, or LAST_SECONDS: a split would write to a folder that is being deleted."""
+def _wait_for(tasks: set[str]) -> None:
+    """Until no worker runs one of the tasks, or LAST_SECONDS: a split would write to a folder that is being deleted.
+
+    All are asked: one that the inventory does not name may have taken a canary.
+    """
     deadline = time.monotonic() + LAST_SECONDS
     while time.monotonic() < deadline:
-        active = current_app.control.inspect(workers, timeout=SLEEP).active() or {}
+        active = current_app.control.inspect(timeout=ANSWER).active() or {}
         if not any(task["id"] in tasks for running in active.values() for task in running):
             return
 
