@@ -11,8 +11,8 @@ import sys
 from tests import services
 
 PYTEST = [sys.executable, "-m", "pytest", "--dist", "loadfile", "--no-loadscope-reorder"]
-PROCESSES = 3
-"""On two cores: half of a test is waiting."""
+PROCESSES = 4
+"""On two cores, as tests wait much of their time: 10 % faster than three."""
 ON_SERVICES = ["tests/app", "tests/e2e"]
 
 
