@@ -146,14 +146,14 @@ class Service:
         for process in [self._main, *self._helpers]:
             if process is None:
                 continue
-            family = _family(process.pid) if process.poll() is None else set()
+            family = family_of(process.pid) if process.poll() is None else set()
             if process.poll() is None:
                 process.send_signal(how)
             if how != signal.SIGKILL:
                 try:
                     process.wait(STOP_TIMEOUT)
                 except subprocess.TimeoutExpired:
-                    family |= _family(process.pid)
+                    family |= family_of(process.pid)
                     process.kill()
             process.wait()
             _kill_rest(family, grace=0 if how == signal.SIGKILL else 2)
@@ -167,7 +167,7 @@ class Service:
         if (account := _account(self.user)) is not None:
             os.chown(path, account.pw_uid, account.pw_gid)
 
-    def _write(self, path: Path, text: str) -> None:
+    def write(self, path: Path, text: str) -> None:
         path.touch(mode=0o600)
         path.write_text(text)
         self._own(path)
@@ -177,7 +177,7 @@ class Service:
         """The certificate authority of this service alone, which vouches for `localhost`, not for 127.0.0.1."""
         return self.log.with_name(f"{self.name}-ca.pem")  # beside the folder, which is the service's own
 
-    def _make_certificates(self) -> None:
+    def make_certificates(self) -> None:
         """The authority, and certificate.pem and key.pem in the folder."""
         key, new = self.folder / "ca-key.pem", ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"]
         new += ["-pkeyopt", "ec_paramgen_curve:prime256v1"]
@@ -288,7 +288,7 @@ class PostgreSQL(Service):
     def prepare(self) -> None:
         self._own(self.folder)
         secret = self.folder / "superuser_password"
-        self._write(secret, self.password)
+        self.write(secret, self.password)
         self._run(
             [str(self._program("initdb")), "--pgdata", str(self.data), "--username=postgres", f"--pwfile={secret}"]
             + ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"]
@@ -378,7 +378,7 @@ class RabbitMQ(Service):
         if program is None:
             raise ServiceError(f"{self.package} is not installed")
         self._own(self.folder)
-        self._make_certificates()
+        self.make_certificates()
         # RabbitMQ makes these when it starts: no slow rabbitmqctl.
         vhosts = self.vhost, self.second_vhost
         may = dict.fromkeys(("configure", "write", "read"), ".*")
@@ -387,8 +387,8 @@ class RabbitMQ(Service):
             "vhosts": [{"name": vhost} for vhost in vhosts],
             "permissions": [{"user": self.broker_user, "vhost": vhost, **may} for vhost in vhosts],
         }
-        self._write(self.folder / "definitions.json", json.dumps(definitions))
-        self._write(
+        self.write(self.folder / "definitions.json", json.dumps(definitions))
+        self.write(
             self.folder / "rabbitmq.conf",
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
@@ -487,8 +487,8 @@ class Redis(Service):
 
     def prepare(self) -> None:
         self._own(self.folder)
-        self._make_certificates()
-        self._write(
+        self.make_certificates()
+        self.write(
             self.folder / "redis.conf",
             f"bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\ndir {self.folder}\n"
             f"tls-port {self.tls_port}\ntls-auth-clients no\ntls-ca-cert-file {self.folder}/certificate.pem\n"
@@ -613,7 +613,7 @@ def _stat(pid: int) -> tuple[str, int, int] | None:
     return fields[0], int(fields[1]), int(fields[19])
 
 
-def _family(pid: int) -> set[tuple[int, int]]:
+def family_of(pid: int) -> set[tuple[int, int]]:
     """A process and all that descend from it, as (pid, start time)."""
     stats = {int(path.name): stat for path in Path("/proc").glob("[0-9]*") if (stat := _stat(int(path.name)))}
     family, before = {pid} & stats.keys(), -1
@@ -623,7 +623,7 @@ def _family(pid: int) -> set[tuple[int, int]]:
     return {(member, stats[member][2]) for member in family}
 
 
-def _alive(family: set[tuple[int, int]]) -> set[tuple[int, int]]:
+def alive(family: set[tuple[int, int]]) -> set[tuple[int, int]]:
     # A zombie is gone: an orphan's waits for process 1, which in a container may never look.
     return {
         (pid, started)
@@ -635,7 +635,7 @@ def _alive(family: set[tuple[int, int]]) -> set[tuple[int, int]]:
 def _kill_rest(family: set[tuple[int, int]], grace: float) -> None:
     """Wait until all are gone; kill those that are left after `grace` seconds."""
     start = time.monotonic()
-    while family := _alive(family):
+    while family := alive(family):
         if time.monotonic() - start > STOP_TIMEOUT:
             raise ServiceError(f"processes do not end: {sorted(pid for pid, _ in family)}")
         if time.monotonic() - start >= grace:

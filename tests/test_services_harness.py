@@ -198,14 +198,14 @@ def test_a_command_runs_with_the_services_and_nothing_is_left_behind(folder):
     with run_with_services(code, folder) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("amqp://datarun:")
-        family = harness._family(process.pid)
+        family = harness.family_of(process.pid)
         assert len(processes_in(folder)) > 5
         [data] = folder.glob("*/postgresql/data")
         memory = shared_memory(data)
         assert memory
         process.communicate("\n")
     assert process.returncode == 3
-    assert harness._alive(family) == set()
+    assert harness.alive(family) == set()
     assert processes_in(folder) == []
     assert not memory & segments()
     assert list(folder.iterdir()) == []
@@ -215,10 +215,10 @@ def test_the_services_end_when_their_owner_is_killed(folder):
     with run_with_services("print('up', flush=True); input()", folder) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
-        family = harness._family(process.pid)
+        family = harness.family_of(process.pid)
         process.kill()
         process.wait()
         deadline = time.monotonic() + 120
-        while (left := harness._alive(family) or processes_in(folder)) and time.monotonic() < deadline:
+        while (left := harness.alive(family) or processes_in(folder)) and time.monotonic() < deadline:
             time.sleep(harness.POLL)
         assert not left

@@ -159,7 +159,7 @@ class Acceptance:
         self.name = f"canary-{secrets.token_hex(4)}"
         self.data = Data()
         self.data_id: int | None = None  # a split data set, which the folds use
-        self.submission_id = _free_ids()
+        self.submission_id = free_ids()
         self.next_id = self.submission_id + 1
         self.n_data = 0
         self.folds: dict[int, tuple[str, np.ndarray]] = {}  # that run or wait: id -> queue, train_is
@@ -184,7 +184,7 @@ class Acceptance:
         finally:
             self._clean()
         for name, queue in self._missing():
-            self.verdicts[name, queue] = self._unreached(self.runners[name], queue)
+            self.verdicts[name, queue] = self.unreached(self.runners[name], queue)
         return self.verdicts
 
     @property
@@ -310,7 +310,7 @@ class Acceptance:
             self.verdicts[pair] = Verdict(problem or "ok", self.seconds)
             self.say(f"{self.seconds:3.0f} s: {runner.name}/{queue}: {problem or 'ok'}")
 
-    def _unreached(self, runner: Runner, queue: str) -> Verdict:
+    def unreached(self, runner: Runner, queue: str) -> Verdict:
         if queue != SPLITS and self.data_id is None:
             return Verdict("not tried: no runner has split the canaries' data", self.seconds, blamed=False)
         at_work = Q(state__in=SubmissionFold.OPEN) | Q(finished_at__gte=self.began_at)
@@ -329,13 +329,13 @@ class Acceptance:
         if self.splits or self.folds:
             _try("revoke what still waits", lambda: current_app.control.revoke(tasks))
             time.sleep(SLEEP + 1)  # what runs comes to its end
-            _try("ask what still runs", lambda: _wait_for({*tasks}))
+            _try("ask what still runs", lambda: wait_for({*tasks}))
         data_sets.delete()  # with submissions, folds and files (runapp.signals)
         for task in filter(None, tasks):
             _try("forget a result", current_app.AsyncResult(task).forget)
 
 
-def _free_ids() -> int:
+def free_ids() -> int:
     """The first of WIDTH numbers that no submission and no fold has."""
     while True:
         first = IDS.start + secrets.randbelow(len(IDS) - WIDTH)
@@ -346,7 +346,7 @@ def _free_ids() -> int:
             return first
 
 
-def _wait_for(tasks: set[str]) -> None:
+def wait_for(tasks: set[str]) -> None:
     """Until no worker runs one of the tasks, or LAST_SECONDS: a split would write to a folder that is being deleted.
 
     All are asked: one that the inventory does not name may have taken a canary.

@@ -31,7 +31,7 @@ WRONG_PASSWORDS = 10
 WRONG_SECONDS = 60
 
 _key = secrets.token_bytes(32)
-_remembered: dict[bytes, tuple[Any, str, float]] = {}  # credential's HMAC -> user id, password hash, when
+remembered: dict[bytes, tuple[Any, str, float]] = {}  # credential's HMAC -> user id, password hash, when
 
 
 class RememberingBackend(ModelBackend):
@@ -51,13 +51,13 @@ class RememberingBackend(ModelBackend):
         if user is None:
             _count_wrong(request)
             return None
-        if len(_remembered) >= REMEMBER_COUNT:
-            _remembered.clear()
-        _remembered[digest] = (user.pk, user.password, time.monotonic())
+        if len(remembered) >= REMEMBER_COUNT:
+            remembered.clear()
+        remembered[digest] = (user.pk, user.password, time.monotonic())
         return user
 
     def _recall(self, digest: bytes, username: str) -> User | None:
-        user_id, password_hash, when = _remembered.get(digest, (None, "", 0.0))
+        user_id, password_hash, when = remembered.get(digest, (None, "", 0.0))
         if user_id is None:
             return None
         user = self.get_user(user_id)  # from the database: a changed, renamed or blocked user is not remembered
@@ -68,7 +68,7 @@ class RememberingBackend(ModelBackend):
             and user.get_username() == username
         ):
             return user
-        _remembered.pop(digest, None)
+        remembered.pop(digest, None)
         return None
 
 

@@ -41,7 +41,7 @@ WORK = {
 }
 """The tasks that take a slot, and what names their subject in the message."""
 
-_busy: dict[int, dict[str, Any]] = {}  # by the thread that runs it: a message may come twice
+busy: dict[int, dict[str, Any]] = {}  # by the thread that runs it: a message may come twice
 
 
 class Heartbeat:
@@ -121,7 +121,7 @@ class Heartbeat:
             "queues": [name for name in self._configured if name in consumed],
             "configured": self._configured,
             "slots": config.slots(),
-            "busy": list(_busy.values()),
+            "busy": list(busy.values()),
             "soft_time_limit": limits.soft_time,
             "hard_time_limit": limits.hard_time,
             "version": _version(),
@@ -129,38 +129,38 @@ class Heartbeat:
         }
 
 
-_running: list[Heartbeat] = []
+running: list[Heartbeat] = []
 
 
 def start(consumer: Any) -> None:
     """Report a worker that serves work queues until it ends. consumer: Celery's, which is running."""
     if queues := [name for name in config.QUEUES if name in consumer.app.amqp.queues.consume_from]:
-        _running.append(Heartbeat(consumer, queues))
-        _running[-1].start()
+        running.append(Heartbeat(consumer, queues))
+        running[-1].start()
 
 
 @worker_shutting_down.connect
 def _stopping(**_: Any) -> None:
-    for heartbeat in _running:
+    for heartbeat in running:
         heartbeat.say("stopping")
 
 
 @worker_shutdown.connect
 def _stopped(**_: Any) -> None:
-    while _running:
-        _running.pop().end()
+    while running:
+        running.pop().end()
 
 
 @task_prerun.connect
 def _begin(task: Any, args: Any, **_: Any) -> None:
     if key := WORK.get(task.name):
         subject = dict.fromkeys(("databoard_sf_id", "raw_data_id")) | {key: args[0][key]}
-        _busy[threading.get_ident()] = subject | {"since": time.time()}
+        busy[threading.get_ident()] = subject | {"since": time.time()}
 
 
 @task_postrun.connect
 def _end(**_: Any) -> None:
-    _busy.pop(threading.get_ident(), None)
+    busy.pop(threading.get_ident(), None)
 
 
 def _version() -> str:

@@ -38,7 +38,7 @@ class Intake:
     def watch(self) -> None:
         while True:
             self._there = share.is_there()
-            if self._takes() != self._consumes():
+            if self.takes() != self._consumes():
                 self._consumer.call_soon(self._turn)
             left = self._rests_until - time.monotonic()
             time.sleep(min(PAUSE, left) if left > 0 else PAUSE)
@@ -60,7 +60,7 @@ class Intake:
         with self._lock:
             self._faults = 0
 
-    def _takes(self) -> bool:
+    def takes(self) -> bool:
         return self._there and time.monotonic() >= self._rests_until
 
     def _consumes(self) -> bool:
@@ -69,7 +69,7 @@ class Intake:
 
     def _turn(self, turned: threading.Event | None = None) -> None:
         """In the worker's own thread. A broker that is away: the connection's next start reads the same selection."""
-        takes = self._takes()
+        takes = self.takes()
         if self._consumer.blueprint.state == RUN and takes != self._consumes():
             if takes:
                 log.warning("work is taken again")

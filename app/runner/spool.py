@@ -59,12 +59,12 @@ class Spool:
         held = _hold(fresh)
         assert held is not None
         self._held = held
-        self._own = fresh.rename(folder / name)
+        self.own = fresh.rename(folder / name)
 
     def take_over(self) -> None:
         """Make what processes left that have ended this one's own, to be sent by `flush`."""
         for other in [path for path in self._parent.iterdir() if path.is_dir() and path.name[0] != "."]:
-            if other == self._own or (held := _hold(other)) is None:
+            if other == self.own or (held := _hold(other)) is None:
                 continue
             with held, contextlib.suppress(FileNotFoundError):  # another process that starts now was faster
                 self._adopt(other)
@@ -77,7 +77,7 @@ class Spool:
 
     def close(self) -> None:
         """Let go of the folder, and remove it where nothing is left in it."""
-        _remove(self._own)
+        _remove(self.own)
         self._held.close()
 
     def knows(self, task_id: str) -> bool:
@@ -180,11 +180,11 @@ class Spool:
                 with self._lock:
                     if kind == ".result":
                         self._known.append(_task(path))
-                    self._left.append(path.rename(self._own / path.with_suffix(kind).name))
+                    self._left.append(path.rename(self.own / path.with_suffix(kind).name))
         _remove(other)
 
     def _write(self, task_id: str, kind: str, name: str, message: dict[str, Any]) -> Path:
-        path = self._own / f"{task_id}.{secrets.token_hex(4)}.{kind}"
+        path = self.own / f"{task_id}.{secrets.token_hex(4)}.{kind}"
         part = path.with_suffix(".part")
         try:
             part.write_text(json.dumps([name, message]))

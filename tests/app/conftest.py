@@ -60,7 +60,7 @@ def _own_world(tmp_path, settings, monkeypatch):
     monkeypatch.setattr(pressure, "REMEMBER_SECONDS", 0)  # the disks of a test change from one request to the next
     monkeypatch.setattr(readiness, "PATIENCE", 60)
     monkeypatch.setattr(metrics, "BROKER_SECONDS", 60)
-    authentication._remembered.clear()
+    authentication.remembered.clear()
     cache.clear()
 
 

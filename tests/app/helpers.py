@@ -88,19 +88,19 @@ class Api:
             self.client.credentials(HTTP_AUTHORIZATION=basic(*login))
 
     def get(self, path: str, **query: Any) -> Answer:
-        return self._answer(lambda: self.client.get(address(path), query))
+        return self.answer(lambda: self.client.get(address(path), query))
 
     def post(self, path: str, body: Any = None, **headers: Any) -> Answer:
         # Escaped as JSON can: a client may send what UTF-8 can't, such as half of a surrogate pair.
         return self.post_bytes(path, json.dumps(body).encode(), **headers)
 
     def post_bytes(self, path: str, body: bytes, content_type: str = "application/json", **headers: Any) -> Answer:
-        return self._answer(lambda: self.client.post(address(path), body, content_type=content_type, **headers))
+        return self.answer(lambda: self.client.post(address(path), body, content_type=content_type, **headers))
 
     def new_fold(self, raw_data: RawData, /, key: int = 1, **more: Any) -> Answer:
         return self.post("submissionfold/", new_fold(raw_data, key, **more))
 
-    def _answer(self, send: Callable[[], Any]) -> Answer:
+    def answer(self, send: Callable[[], Any]) -> Answer:
         with committed():
             response = send()
             content = response.getvalue() if response.streaming else response.content

@@ -58,12 +58,12 @@ def test_ids_are_free(run, monkeypatch):
     SubmissionFold.objects.create(databoard_sf_id=taken)
     draws = iter([0, 6])
     monkeypatch.setattr(acceptance.secrets, "randbelow", lambda bound: next(draws))
-    assert acceptance._free_ids() == taken + 1
+    assert acceptance.free_ids() == taken + 1
 
 
 def test_a_runner_that_nothing_is_seen_of_is_blamed(run):
     run.data_id = 1
-    verdict = run._unreached(ONE, "L")
+    verdict = run.unreached(ONE, "L")
     assert verdict.blamed
     assert verdict.why == "no canary reached it within 60 s: is datarun-runner running there?"
 
@@ -71,14 +71,14 @@ def test_a_runner_that_nothing_is_seen_of_is_blamed(run):
 def test_a_runner_at_work_on_other_folds_is_not_blamed(run):
     run.data_id = 1
     SubmissionFold.objects.create(databoard_sf_id=1, runner="celery@one", state="TRAINED")
-    verdict = run._unreached(ONE, "L")
+    verdict = run.unreached(ONE, "L")
     assert not verdict.blamed
     assert "at work on other folds" in verdict.why
 
 
 def test_a_runner_whose_folds_ended_before_is_blamed(run):
     SubmissionFold.objects.create(databoard_sf_id=1, runner="celery@one", state="TESTED")
-    assert run._unreached(ONE, "celery").blamed
+    assert run.unreached(ONE, "celery").blamed
 
 
 def test_a_signal_whose_error_is_lost_ends_it_all_the_same(run, monkeypatch):
@@ -95,7 +95,7 @@ def test_canaries_that_run_are_deleted_when_they_have_ended(run, monkeypatch):
     answers = [{"celery@one": [{"id": "other"}, {"id": "split"}]}, {"celery@one": [{"id": "other"}]}]
     inspect = SimpleNamespace(active=lambda: answers.pop(0))
     monkeypatch.setattr(acceptance.current_app.control, "inspect", lambda timeout: inspect)
-    acceptance._wait_for({"split", "fold"})
+    acceptance.wait_for({"split", "fold"})
     assert answers == []
 
 

@@ -155,8 +155,8 @@ def test_nobody_is_taken_for_another(user, django_user_model):
 
 def test_nothing_that_is_remembered_tells_the_password(user):
     Api().get("rawdata/")
-    assert PASSWORD not in repr(authentication._remembered)
-    assert PASSWORD.encode() not in b"".join(authentication._remembered)
+    assert PASSWORD not in repr(authentication.remembered)
+    assert PASSWORD.encode() not in b"".join(authentication.remembered)
 
 
 def test_a_changed_password_is_forgotten(user):
@@ -203,7 +203,7 @@ def test_what_is_remembered_is_bounded(user, django_user_model, monkeypatch):
     for number in range(5):
         django_user_model.objects.create_user(f"u{number}", password="x")
         Api((f"u{number}", "x")).get("rawdata/")
-    assert len(authentication._remembered) <= 3
+    assert len(authentication.remembered) <= 3
 
 
 # --- throttled
@@ -211,7 +211,7 @@ def test_what_is_remembered_is_bounded(user, django_user_model, monkeypatch):
 
 def guess(times, **address):
     api = Api((USER, "wrong"))
-    return [api._answer(lambda: api.client.get("/runapp/rawdata/", **address)).status for _ in range(times)]
+    return [api.answer(lambda: api.client.get("/runapp/rawdata/", **address)).status for _ in range(times)]
 
 
 def test_wrong_passwords_are_throttled(user, hashed):

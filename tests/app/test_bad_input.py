@@ -137,7 +137,7 @@ def test_a_body_that_is_too_large(api, untouched, settings):
 
 
 def test_an_answer_in_another_format(api):
-    answer = api._answer(lambda: api.client.get("/runapp/rawdata/", HTTP_ACCEPT="text/csv"))
+    answer = api.answer(lambda: api.client.get("/runapp/rawdata/", HTTP_ACCEPT="text/csv"))
     assert answer.status == 406
     assert list(answer.body) == ["detail"]
 

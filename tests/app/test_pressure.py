@@ -243,7 +243,7 @@ def test_data_sets_at_the_same_time_do_not_pass_together(api, settings):
 def free(monkeypatch, settings):
     """free[folder's name] = the bytes that are free there; plenty where none is given."""
     table: dict[str, int] = {}
-    monkeypatch.setattr(pressure, "_free", lambda path: table.get(path.name, 100 * GIB))
+    monkeypatch.setattr(pressure, "free_bytes", lambda path: table.get(path.name, 100 * GIB))
     settings.MIN_FREE_BYTES = GIB
     return table
 
@@ -287,7 +287,7 @@ def test_the_disk_of_the_database_counts_where_it_is_a_file(api, raw, free, sett
 
 def test_it_looks_at_the_disk_where_a_folder_will_be(tmp_path):
     there = os.statvfs(tmp_path)
-    found = pressure._free(tmp_path / "not" / "yet")
+    found = pressure.free_bytes(tmp_path / "not" / "yet")
     assert abs(found - there.f_bavail * there.f_frsize) < GIB
 
 
@@ -303,7 +303,7 @@ def hung(monkeypatch, settings):
             back.wait(120)
         return GIB
 
-    monkeypatch.setattr(pressure, "_free", look)
+    monkeypatch.setattr(pressure, "free_bytes", look)
     monkeypatch.setattr(pressure, "LOOK_SECONDS", 0.05)
     yield back, looks
     back.set()
@@ -326,7 +326,7 @@ def test_a_disk_that_hangs_holds_nobody_up(api, iris, settings, hung, monkeypatc
 def test_rows_alone_have_the_disks_looked_at_once_a_while(api, iris, monkeypatch, settings):
     """What is to be written has its disk looked at each time: a thread that writes to one that hangs hangs too."""
     looks = Counter()
-    monkeypatch.setattr(pressure, "_free", lambda path: looks.update([path.name]) or 100 * GIB)
+    monkeypatch.setattr(pressure, "free_bytes", lambda path: looks.update([path.name]) or 100 * GIB)
     monkeypatch.setattr(pressure, "REMEMBER_SECONDS", 3600)
     for key in (1, 2):
         assert api.new_fold(iris, key, submission=key).status == 201
@@ -345,7 +345,7 @@ def test_a_disk_that_is_gone_is_not_full(api, iris, monkeypatch, settings):
     def look(path):
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
-    monkeypatch.setattr(pressure, "_free", look)
+    monkeypatch.setattr(pressure, "free_bytes", look)
     assert api.post("submissionfold/", fold(2)).status == 201
     refused(api.new_fold(iris, 3, submission=3), 503)
 

@@ -119,10 +119,10 @@ def test_a_fold_that_is_deleted_meanwhile_is_a_404(api, iris, pool, looks):
 
 @pytest.mark.django_db(transaction=True)
 def test_one_more_than_may_wait_is_answered_at_once(api, iris, pool, looks, monkeypatch):
-    monkeypatch.setattr(ending, "_places", BoundedSemaphore(2))
+    monkeypatch.setattr(ending, "places", BoundedSemaphore(2))
     api.new_fold(iris)
     waiters = [ask(pool) for _ in range(2)]
-    until(lambda: ending._places._value == 0)
+    until(lambda: ending.places._value == 0)
 
     answer = ask(pool).result(60)
 
@@ -133,12 +133,12 @@ def test_one_more_than_may_wait_is_answered_at_once(api, iris, pool, looks, monk
     for waiter in waiters:
         assert waiter.result(60).body["state"] == "TESTED"
         assert "Retry-After" not in waiter.result().headers
-    assert ending._places._value == 2
+    assert ending.places._value == 2
 
 
 def test_one_more_than_may_wait_for_a_fold_that_has_ended_is_told_so_alone(api, iris, monkeypatch):
-    monkeypatch.setattr(ending, "_places", BoundedSemaphore(1))
-    ending._places.acquire()
+    monkeypatch.setattr(ending, "places", BoundedSemaphore(1))
+    ending.places.acquire()
     api.new_fold(iris)
     finish(result())
     answer = api.get("submissionfold/1/", wait=LONG)
@@ -149,7 +149,7 @@ def test_one_more_than_may_wait_for_a_fold_that_has_ended_is_told_so_alone(api, 
 def test_a_wait_that_fails_gives_its_place_back(api, iris, monkeypatch):
     api.new_fold(iris)
     places = BoundedSemaphore(1)
-    monkeypatch.setattr(ending, "_places", places)
+    monkeypatch.setattr(ending, "places", places)
 
     def fail(seconds):
         raise OSError("the process is told to end")

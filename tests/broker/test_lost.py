@@ -1,5 +1,6 @@
 """A runner that is killed, and a broker that goes away: what the runner says of it afterwards."""
 
+import os
 import signal
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_fold_runs_and_counts_while_the_result_store_is_away(how, worker, brok
     if how == "stopped":
         declared.redis.stop()
     else:
-        declared.redis._main.send_signal(signal.SIGSTOP)
+        os.kill(declared.redis.pid, signal.SIGSTOP)
     try:
         broker.send_fold(2)
         assert broker.result()["state"] == "TESTED", one.log.read_text()
@@ -94,7 +95,7 @@ def test_a_fold_runs_and_counts_while_the_result_store_is_away(how, worker, brok
         if how == "stopped":
             declared.redis.start()
         else:
-            declared.redis._main.send_signal(signal.SIGCONT)
+            os.kill(declared.redis.pid, signal.SIGCONT)
     until(lambda: broker.waiting("L") == 0, 180, one.log.read_text)
     task_id = broker.send_fold(3)
     assert broker.result()["state"] == "TESTED", one.log.read_text()
@@ -106,8 +107,8 @@ def test_a_fold_runs_and_counts_while_the_result_store_is_away(how, worker, brok
 def own_broker(declared):
     """RabbitMQ may be stopped by the test; it runs at its end."""
     yield declared.rabbitmq
-    if declared.rabbitmq._main is not None:
-        declared.rabbitmq._main.send_signal(signal.SIGCONT)
+    if declared.rabbitmq.running:
+        os.kill(declared.rabbitmq.pid, signal.SIGCONT)
     if not declared.rabbitmq.running:
         declared.rabbitmq.start()
 
@@ -122,14 +123,14 @@ def test_a_result_outlives_a_broker_that_is_away(how, worker, broker, share, own
     if how == "stopped":
         own_broker.stop()
     else:
-        own_broker._main.send_signal(signal.SIGSTOP)
+        os.kill(own_broker.pid, signal.SIGSTOP)
     share.go()
     kept = until(lambda: list(one.spool.glob("*/*.result")), 180, one.log.read_text)
     assert len(kept) == 1
     if how == "stopped":
         own_broker.start()
     else:
-        own_broker._main.send_signal(signal.SIGCONT)
+        os.kill(own_broker.pid, signal.SIGCONT)
     results = until(broker.results, 180, one.log.read_text)
     assert {result["state"] for result in results} == {"TESTED"}
     until(lambda: not list(one.spool.glob("*/*.result")), 180, one.log.read_text)

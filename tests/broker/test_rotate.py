@@ -22,7 +22,7 @@ def change(declared):
         account = {"name": user, "tags": "", "password_hash": hashed(password, user)}
         account["hashing_algorithm"] = "rabbit_password_hashing_sha256"
         file = declared.rabbitmq.folder / "passwords.json"
-        declared.rabbitmq._write(file, json.dumps({"users": [account]}))
+        declared.rabbitmq.write(file, json.dumps({"users": [account]}))
         declared.rabbitmq.control("import_definitions", str(file))
         return declared.rabbitmq.url.replace(
             f"//{declared.rabbitmq.broker_user}:{declared.rabbitmq.password}@", f"//{user}:{password}@"
@@ -65,7 +65,7 @@ def test_a_new_certificate_is_shown_without_a_restart(services):
     before = shown(rabbitmq.tls_port)
     tls = {"ca_certs": str(rabbitmq.ca), "server_hostname": "localhost"}
     with Connection(rabbitmq.tls_url, ssl=tls) as connection, connection.channel() as channel:
-        rabbitmq._make_certificates()
+        rabbitmq.make_certificates()
         rabbitmq.control("eval", "ssl:clear_pem_cache().")
         until(lambda: shown(rabbitmq.tls_port) != before, 10, "the new certificate is shown")
         channel.exchange_declare("amq.direct", "direct", passive=True)

@@ -55,7 +55,7 @@ class App:
 def app(monkeypatch):
     """The application of a worker that serves L and celery; what was started is ended with the test."""
     monkeypatch.setenv("DATARUN_SLOTS", "3")
-    monkeypatch.setattr(heartbeat, "_busy", {})
+    monkeypatch.setattr(heartbeat, "busy", {})
     monkeypatch.setattr(heartbeat, "PERIOD", 1000)
     monkeypatch.setattr(heartbeat, "LAST_WORD", 60)
     yield App()
@@ -109,7 +109,7 @@ def test_it_reports_again_and_again_over_one_connection(hasty, started):
 def test_a_worker_that_serves_no_work_queue_reports_nothing(app):
     app.amqp.queues.consume_from = {"master_periodic": 1}
     heartbeat.start(SimpleNamespace(app=app, hostname="master@here"))
-    assert heartbeat._running == []
+    assert heartbeat.running == []
 
 
 def test_while_the_share_is_gone_it_takes_from_no_queue(hasty, started, monkeypatch):
@@ -167,7 +167,7 @@ def at_work(monkeypatch):
     seen: list = []
 
     def look(*_):
-        seen.extend([dict(one) for one in heartbeat._busy.values()])
+        seen.extend([dict(one) for one in heartbeat.busy.values()])
         return Outcome()
 
     monkeypatch.setattr(tasks, "_send", lambda *_, **__: None)
@@ -185,13 +185,13 @@ def test_a_fold_takes_a_slot_while_it_runs(app, at_work):
     [busy] = at_work(tasks.train_test_submission_fold, {"databoard_sf_id": 7})
     assert time.time() - busy.pop("since") < 10
     assert busy == {"databoard_sf_id": 7, "raw_data_id": None}
-    assert heartbeat._busy == {}
+    assert heartbeat.busy == {}
 
 
 def test_a_split_takes_a_slot_too(app, at_work):
     busy = at_work(tasks.prepare_data, {"raw_data_id": 3, "folder": "birds"})[0]
     assert (busy["databoard_sf_id"], busy["raw_data_id"]) == (None, 3)
-    assert heartbeat._busy == {}
+    assert heartbeat.busy == {}
 
 
 def test_a_message_that_comes_twice_takes_no_second_place(app, monkeypatch):
@@ -205,7 +205,7 @@ def test_a_message_that_comes_twice_takes_no_second_place(app, monkeypatch):
             second = threading.Thread(target=lambda: task.apply(args=[message], task_id="a-task"))
             second.start()
             second.join()
-            after.extend(heartbeat._busy.values())
+            after.extend(heartbeat.busy.values())
         return Outcome()
 
     monkeypatch.setattr(tasks, "_fold_job", again)

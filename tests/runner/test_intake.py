@@ -60,13 +60,13 @@ def test_what_fails_during_a_rest_does_not_make_it_longer(own, clock):
     clock.now += 4
     own.rest("the other")
     clock.now += 1
-    assert own._takes()
+    assert own.takes()
 
 
 def test_a_rest_does_not_end_with_a_fold_that_was_taken_before(own, clock):
     own.rest("one slot")
     own.worked()
-    assert not own._takes()
+    assert not own.takes()
 
 
 def test_a_connection_that_is_being_made_is_left_alone(own, consumer):

@@ -225,8 +225,8 @@ def test_a_message_that_is_handed_back_is_no_result(start):
 def test_files_that_are_not_whole_are_passed_over(start, broker, tmp_path):
     """After a power cut."""
     first = start()
-    (first._own / "t1.0.result").write_bytes(b"")
-    (first._own / "t2.0.part").write_bytes(b"[")
+    (first.own / "t1.0.result").write_bytes(b"")
+    (first.own / "t2.0.part").write_bytes(b"[")
     begin(first, "t3")
     die(first)
     start()

@@ -556,7 +556,7 @@ def test_a_fold_has_a_mark_while_it_runs(split, sent, fake, kept):
     marks = []
 
     def look(job, on_stage):
-        [path] = kept._own.glob("*.begun")
+        [path] = kept.own.glob("*.begun")
         marks.append(json.loads(path.read_bytes()))
         return Outcome("TESTED")
 
@@ -567,21 +567,21 @@ def test_a_fold_has_a_mark_while_it_runs(split, sent, fake, kept):
     [(_, result)] = sent
     for field in ("databoard_sf_id", "task_id", "runner", "started_at"):
         assert mark[field] == result[field]
-    assert list(kept._own.glob("*.begun")) == []
+    assert list(kept.own.glob("*.begun")) == []
 
 
 def test_a_split_has_a_mark_while_it_runs(share, sent, fake, kept):
     marks = []
 
     def look(job, on_stage):
-        marks.extend(json.loads(path.read_bytes()) for path in kept._own.glob("*.begun"))
+        marks.extend(json.loads(path.read_bytes()) for path in kept.own.glob("*.begun"))
         return Outcome(failure=Failure(Reason.DATA, "split", "no"))
 
     fake(look)
     run(tasks.prepare_data, split_message())
     [(name, mark)] = marks
     assert (name, mark["raw_data_id"], mark["task_id"]) == ("runapp.tasks.save_lost", 3, TASK_ID)
-    assert list(kept._own.glob("*.begun")) == []
+    assert list(kept.own.glob("*.begun")) == []
 
 
 def test_a_long_fold_s_mark_outlives_a_power_cut(split, sent, fake, monkeypatch):

@@ -13,7 +13,7 @@ FIRST_PAUSE, LAST_PAUSE = 0.1, 1.0
 RETRY_AFTER = 5
 """Seconds after which one may ask again who could not wait."""
 
-_places = threading.BoundedSemaphore(settings.MAX_WAITERS)
+places = threading.BoundedSemaphore(settings.MAX_WAITERS)
 
 
 def wait_for_end(pk: int, seconds: float) -> bool:
@@ -21,7 +21,7 @@ def wait_for_end(pk: int, seconds: float) -> bool:
 
     Between two looks nothing of the database is held, a transaction or a lock.
     """
-    if not _places.acquire(blocking=False):
+    if not places.acquire(blocking=False):
         return False
     try:
         deadline = time.monotonic() + seconds
@@ -33,5 +33,5 @@ def wait_for_end(pk: int, seconds: float) -> bool:
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, LAST_PAUSE)
     finally:
-        _places.release()
+        places.release()
     return True

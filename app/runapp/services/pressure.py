@@ -147,7 +147,7 @@ def _free_in_time(path: Path, now: bool) -> int | None:
     when, free = _said.get(path, (-REMEMBER_SECONDS, 0))
     if not now and time.monotonic() - when < REMEMBER_SECONDS:
         return free
-    look = _disks.setdefault(path, Look(lambda: _free(path)))
+    look = _disks.setdefault(path, Look(lambda: free_bytes(path)))
     try:
         free = look(LOOK_SECONDS)
     except OSError:
@@ -156,7 +156,7 @@ def _free_in_time(path: Path, now: bool) -> int | None:
     return free
 
 
-def _free(path: Path) -> int:
+def free_bytes(path: Path) -> int:
     """The bytes that are free for this process where path is, or will be."""
     while True:
         try:
