@@ -173,7 +173,7 @@ def test_a_server_that_cannot_start_shows_its_log(folder):
     class Broken(harness.Redis):
         def prepare(self):
             self._own(self.folder)
-            self._write(self.folder / "redis.conf", "nonsense 1\n")
+            self.write(self.folder / "redis.conf", "nonsense 1\n")
 
     server = Broken(folder / "redis")
     with pytest.raises(harness.ServiceError, match="redis ended with 1 before it answered.*\n(.*\n)*.*nonsense"):

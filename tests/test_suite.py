@@ -56,7 +56,7 @@ def is_alive(pid: int) -> bool:
 def test_without_services_all_run_on_the_embedded_default(monkeypatch, capsys) -> None:
     monkeypatch.setattr(services, "missing_packages", lambda: ["redis-server"])
     [command] = suite.parts([])
-    assert command == [*suite.PYTEST, "-n", "3"]
+    assert command == [*suite.PYTEST, "-n", str(suite.PROCESSES)]
     assert "missing Debian packages: redis-server" in capsys.readouterr().err
 
 
