@@ -167,13 +167,13 @@ class Acceptance:
         self.verdicts: dict[tuple[str, str], Verdict] = {}
         self.last_round: dict[str, float] = {}
         self.began_at, self.began = timezone.now(), time.monotonic()
-        self._interrupted = False
+        self._interrupted = self._cleaning = False
 
     def interrupt(self, *_: object) -> None:
-        """The handler of a signal. A second one does not stop the cleaning, which takes seconds."""
-        if not self._interrupted:
-            self._interrupted = True  # for the next look, as what is raised within a finalizer is lost
+        """The handler of a signal. A second one does not wait for the request under way; none stops the cleaning."""
+        if self._interrupted and not self._cleaning:
             raise KeyboardInterrupt
+        self._interrupted = True
 
     def run(self) -> dict[tuple[str, str], Verdict]:
         """(runner, queue) -> verdict. Raises DemoError where the API refuses or does not answer, KeyboardInterrupt."""
@@ -199,8 +199,7 @@ class Acceptance:
     def _watch(self) -> None:
         said = 0.0
         while (missing := self._missing()) and self.seconds < self.timeout:
-            if self._interrupted:
-                raise KeyboardInterrupt
+            self._stop_if_interrupted()
             queues = {queue for _, queue in missing}
             if self.data_id is None and not self.splits and SPLITS not in queues:
                 return  # each runner failed to split
@@ -216,6 +215,16 @@ class Acceptance:
                     f"{self.seconds:3.0f} s: waiting for {waiting}; "
                     f"{len(self.splits)} splits and {len(self.folds)} folds are on their way"
                 )
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """A request to its end: the server may accept what it sends after its sender has left and deleted the rest."""
+        answer = self.server.call(function, *args)
+        self._stop_if_interrupted()
+        return answer
+
+    def _stop_if_interrupted(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     # Sending
 
@@ -244,8 +253,8 @@ class Acceptance:
     def _send_split(self) -> None:
         name = f"{self.name}-{self.n_data}"
         self.n_data += 1
-        answer = self.server.call(post_api.post_data, name, "", "canary", self.files[0], self.files[1:])
-        self.server.call(post_api.custom_post_split, answer["id"])
+        answer = self._call(post_api.post_data, name, "", "canary", self.files[0], self.files[1:])
+        self._call(post_api.custom_post_split, answer["id"])
         self.splits[name] = answer["id"]
 
     def _send_fold(self, queue: str) -> None:
@@ -253,7 +262,7 @@ class Acceptance:
         n_train = len(self.data.train)
         # Other rows each time: a remembered answer would be wrong.
         rows = np.sort(np.random.default_rng().choice(n_train, n_train // 2, replace=False))
-        self.server.call(
+        self._call(
             post_api.post_submission_fold,
             self.submission_id,
             fold_id,
@@ -270,7 +279,7 @@ class Acceptance:
     def _look_at_splits(self) -> None:
         if not self.splits:
             return
-        for row in self.server.call(post_api.get_raw_data):
+        for row in self._call(post_api.get_raw_data):
             if row["name"] not in self.splits or row["split_state"] not in ("DONE", "ERROR"):
                 continue
             number = self.splits.pop(row["name"])
@@ -289,12 +298,12 @@ class Acceptance:
         if not self.folds:
             return
         # This call also takes the folds off the list of new predictions, which an organiser asks for.
-        for record in self.server.call(post_api.get_prediction_list, list(self.folds)):
+        for record in self._call(post_api.get_prediction_list, list(self.folds)):
             if record["state"] not in ("TESTED", "ERROR"):
                 continue
             fold_id = record["databoard_sf_id"]
             queue, rows = self.folds.pop(fold_id)
-            fold = self.server.call(post_api.get_submission_fold_detail, fold_id)
+            fold = self._call(post_api.get_submission_fold_detail, fold_id)
             if record["state"] == "ERROR":
                 problem = record["log_messages"] or "the fold failed and left no message"
             else:
@@ -323,6 +332,7 @@ class Acceptance:
 
     def _clean(self) -> None:
         """Delete all that was sent, also what the server accepted without our hearing of it."""
+        self._cleaning = True
         data_sets = RawData.objects.filter(name__startswith=f"{self.name}-")
         folds = SubmissionFold.objects.filter(databoard_s__raw_data__in=data_sets)
         tasks = [*folds.values_list("task_id", flat=True), *data_sets.values_list("split_task_id", flat=True)]

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
+from django.db.models.signals import pre_delete
 
 from runapp import acceptance
 from runapp.acceptance import Acceptance, Data, Runner
-from runapp.models import SubmissionFold
+from runapp.models import RawData, SubmissionFold
 from test_files.demo import Server
 from test_files.post_api import encode_bytes
 
@@ -81,12 +82,36 @@ def test_a_runner_whose_folds_ended_before_is_blamed(run):
     assert run.unreached(ONE, "celery").blamed
 
 
-def test_a_signal_whose_error_is_lost_ends_it_all_the_same(run, monkeypatch):
-    """As one that is raised within a finalizer is."""
-    monkeypatch.setattr(run, "_send", lambda queue: None)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_signal_leaves_nothing_that_the_request_under_way_sends(run, monkeypatch):
+    accepted = []
+
+    def accept(*request):
         run.interrupt()
-    run.interrupt()  # a second one does not stop the cleaning
+        accepted.append(RawData.objects.create(name=f"{run.name}-0", workflow_elements="classifier"))
+        return {"id": accepted[0].pk}
+
+    def more_signals(**_):
+        for _ in range(2):
+            run.interrupt()
+
+    monkeypatch.setattr(run.server, "call", accept)
+    pre_delete.connect(more_signals, RawData)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    finally:
+        pre_delete.disconnect(more_signals, RawData)
+    assert len(accepted) == 1
+    assert not RawData.objects.exists()
+
+
+def test_a_second_signal_does_not_wait_for_the_request_under_way(run, monkeypatch):
+    def hang(*request):
+        run.interrupt()
+        run.interrupt()
+        pytest.fail("it waited")
+
+    monkeypatch.setattr(run.server, "call", hang)
     with pytest.raises(KeyboardInterrupt):
         run.run()
 
