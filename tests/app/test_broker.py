@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 from amqp.exceptions import AccessRefused
-from celery import current_app
 from django.db import transaction
 from django.utils import timezone
+from kombu import Producer
 
 from runapp import services
 from runapp.models import RawData, SubmissionFold
@@ -71,7 +71,7 @@ def test_a_fold_is_accepted_while_the_broker_refuses_the_masters_password(api, i
         raise AccessRefused("Login was refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(current_app, "send_task", refuse)
+        patch.setattr(Producer, "publish", refuse)
         assert api.new_fold(iris).status == 201
     SubmissionFold.objects.update(created_at=timezone.now() - LONG)
     assert services.mend() == 1
@@ -144,7 +144,7 @@ def test_a_web_server_that_is_killed_midway_has_noted_most_of_what_it_sent(api, 
     api.post("submissionfold/bulk/", [new_fold(iris, key) for key in range(1, 251)])
     queues.purge()
     SubmissionFold.objects.update(queued_at=None, created_at=timezone.now() - LONG)
-    send, sent = current_app.send_task, []
+    send, sent = Producer.publish, []
 
     def killed(*message, **how):
         if len(sent) == 249:
@@ -152,7 +152,7 @@ def test_a_web_server_that_is_killed_midway_has_noted_most_of_what_it_sent(api, 
         sent.append(message)
         return send(*message, **how)
 
-    monkeypatch.setattr(current_app, "send_task", killed)
+    monkeypatch.setattr(Producer, "publish", killed)
     with pytest.raises(KeyboardInterrupt):
         queueing.publish(SubmissionFold.objects.select_related("databoard_s__raw_data"))
     monkeypatch.undo()
@@ -162,13 +162,13 @@ def test_a_web_server_that_is_killed_midway_has_noted_most_of_what_it_sent(api, 
 
 
 def test_what_a_runner_starts_before_the_broker_has_confirmed_it_was_queued_before(api, raw, queues, monkeypatch):
-    send, started = current_app.send_task, []
+    send, started = Producer.publish, []
 
     def seen_at_once(*message, **how):
         started.append(timezone.now())
         return send(*message, **how)
 
-    monkeypatch.setattr(current_app, "send_task", seen_at_once)
+    monkeypatch.setattr(Producer, "publish", seen_at_once)
     api.post("rawdata/split/", {"raw_data_id": raw.pk, "held_out_test": 0.25})
     assert finish_split(raw)
     api.new_fold(raw)
