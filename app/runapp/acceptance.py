@@ -336,7 +336,8 @@ class Acceptance:
         data_sets = RawData.objects.filter(name__startswith=f"{self.name}-")
         folds = SubmissionFold.objects.filter(databoard_s__raw_data__in=data_sets)
         tasks = [*folds.values_list("task_id", flat=True), *data_sets.values_list("split_task_id", flat=True)]
-        if self.splits or self.folds:
+        open_folds = folds.filter(state__in=SubmissionFold.OPEN)
+        if open_folds.exists() or data_sets.filter(split_state=RawData.Split.QUEUED).exists():
             _try("revoke what still waits", lambda: current_app.control.revoke(tasks))
             time.sleep(SLEEP + 1)  # what runs comes to its end
             _try("ask what still runs", lambda: wait_for({*tasks}))

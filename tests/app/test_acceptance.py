@@ -10,6 +10,7 @@ from django.db.models.signals import pre_delete
 from runapp import acceptance
 from runapp.acceptance import Acceptance, Data, Runner
 from runapp.models import RawData, SubmissionFold
+from test_files import post_api
 from test_files.demo import Server
 from test_files.post_api import encode_bytes
 
@@ -114,6 +115,25 @@ def test_a_second_signal_does_not_wait_for_the_request_under_way(run, monkeypatc
     monkeypatch.setattr(run.server, "call", hang)
     with pytest.raises(KeyboardInterrupt):
         run.run()
+
+
+def test_an_interrupted_run_waits_for_the_split_that_it_heard_no_answer_of(run, monkeypatch):
+    asked = []
+
+    def accept(function, *request):
+        if function is post_api.post_data:
+            return {"id": RawData.objects.create(name=f"{run.name}-0", workflow_elements="classifier").pk}
+        RawData.objects.update(split_state=RawData.Split.QUEUED, split_task_id="split")
+        return run.interrupt()
+
+    monkeypatch.setattr(run.server, "call", accept)
+    monkeypatch.setattr(acceptance, "SLEEP", -1)
+    monkeypatch.setattr(acceptance.current_app.control, "revoke", asked.append)
+    monkeypatch.setattr(acceptance, "wait_for", lambda tasks: asked.append([*tasks]))
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert asked == [["split"], ["split"]]
+    assert not RawData.objects.exists()
 
 
 def test_canaries_that_run_are_deleted_when_they_have_ended(run, monkeypatch):
