@@ -113,6 +113,8 @@ END""",
         ask "select datname, pg_size_pretty(pg_database_size(oid)) from pg_database"
         ask "select datname, state, count(*), max(now() - state_change) from pg_stat_activity group by 1, 2" """,
     "journal-services": f"{LOGGED} --unit nginx --unit 'postgresql*' --unit rabbitmq-server --unit redis-server",
+    # What a session says at its end may have no unit: journald asks the process for it, which is gone.
+    "journal-postgresql": f"{LOGGED} --identifier postgres",
     "rabbitmq-log": "tail --lines 5000 /var/log/rabbitmq/*.log",
 }
 

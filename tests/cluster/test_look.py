@@ -128,6 +128,7 @@ TELLING = {
     f"{MASTER}/units.txt": "datarun-results.service",
     f"{MASTER}/journal-datarun.txt": "datarun-results",
     f"{MASTER}/journal-services.txt": "nginx",
+    f"{MASTER}/journal-postgresql.txt": "ready to accept connections",
     f"{MASTER}/queues.txt": "master_periodic",
     f"{MASTER}/metrics.txt": "datarun_broker_up 1.0",
     f"{MASTER}/migrations.txt": "[X] 0001_initial",
