@@ -146,7 +146,7 @@ def test_requests_at_the_same_time_do_not_pass_together(api, iris, settings):
     def send(number):
         def run():
             mine = Api()
-            go.wait(20)
+            go.wait(60)
             return [mine.post("submissionfold/", fold(100 * number + key)).status for key in range(3)]
 
         return in_thread(run)
@@ -226,7 +226,7 @@ def test_data_sets_at_the_same_time_do_not_pass_together(api, settings):
     def send(number):
         def run():
             mine = Api()
-            go.wait(20)
+            go.wait(60)
             return mine.post("rawdata/", data_set(f"data{number}")).status
 
         return in_thread(run)

@@ -21,8 +21,7 @@ def test_the_fold_in_the_middle_is_finished_once_and_no_other_is_taken(worker, b
     share.go()
     assert one.wait() == 0, one.log.read_text()
     assert [result["databoard_sf_id"] for result in broker.results()] == [1]
-    time.sleep(1)
-    assert broker.waiting("L") == 1, one.log.read_text()
+    until(lambda: broker.waiting("L") == 1, 60, one.log.read_text)
     worker("two").start().ready()
     assert broker.result()["databoard_sf_id"] == 2
     assert share.fits() == 2

@@ -51,7 +51,7 @@ def test_a_runner_that_is_refused_finishes_its_fold_and_ends_so_that_systemd_sta
     old = declared.rabbitmq.add_user("refused", ".*", ".*", ".*")
     one = worker("one", DATARUN_BROKER_URL=old).start().ready()
     broker.send_fold(1, "slow")
-    until(share.fits, 30, "the fold runs")
+    until(share.fits, 180, "the fold runs")
     new = change("refused", "new")
     declared.rabbitmq.control("close_all_connections", "--vhost", declared.rabbitmq.vhost, "a new password")
     assert one.wait(60) != 0, one.log.read_text()
@@ -67,7 +67,7 @@ def test_a_new_certificate_is_shown_without_a_restart(services):
     with Connection(rabbitmq.tls_url, ssl=tls) as connection, connection.channel() as channel:
         rabbitmq.make_certificates()
         rabbitmq.control("eval", "ssl:clear_pem_cache().")
-        until(lambda: shown(rabbitmq.tls_port) != before, 10, "the new certificate is shown")
+        until(lambda: shown(rabbitmq.tls_port) != before, 60, "the new certificate is shown")
         channel.exchange_declare("amq.direct", "direct", passive=True)
     with Connection(rabbitmq.tls_url, ssl=tls) as connection:
         connection.connect()

@@ -179,13 +179,13 @@ def _clock_moved(live: Live, lose: Callable[[], int]) -> None:
     finally:
         live.environment = real
     live.start()
-    until(lose, 30, "something waits that can be lost")
+    until(lose, 60, "something waits that can be lost")
 
 
 def _zygotes(live: Live) -> list[int]:
     """The runner's zygotes, their parent and their forks; there is one at least."""
     runner = live.process_of("runner")
-    found: list[int] = until(lambda: _below(runner, "runner.sandbox.zygote"), 30, "there are zygotes")
+    found: list[int] = until(lambda: _below(runner, "runner.sandbox.zygote"), 60, "there are zygotes")
     return found
 
 

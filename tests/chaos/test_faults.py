@@ -30,7 +30,7 @@ MINUTES = float(os.environ.get("CHAOS_MINUTES") or 3)
 def test_nothing_is_lost_by_one_fault(site_of: Callable[[str], Site], name: str, fault: str) -> None:
     site = site_of(name)
     with site.load.steady(1.0 if fault in LONG else 0.3) as accepted:
-        until(lambda: len(accepted) >= 6, 30, "folds are accepted")
+        until(lambda: len(accepted) >= 6, 60, "folds are accepted")
         site.faults[fault]()
         before = len(accepted)
         until(lambda: len(accepted) >= before + 6, 90, "folds are accepted again")

@@ -91,7 +91,7 @@ class Live:
                         return pid
             return 0
 
-        pid: int = until(found, 30, lambda: f"datarun-{name} runs: {self.evidence()}")
+        pid: int = until(found, 60, lambda: f"datarun-{name} runs: {self.evidence()}")
         return pid
 
     def evidence(self) -> str:

@@ -681,7 +681,7 @@ def test_last_attempts_run_one_at_a_time(split, sent, fake, monkeypatch):
     def wait(job, on_stage):
         running.append(job)
         most.append(len(running))
-        go.wait(10)
+        go.wait(60)
         running.pop()
         return Outcome("TESTED")
 

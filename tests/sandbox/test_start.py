@@ -153,7 +153,7 @@ def test_off_no_fold_outlives_a_supervisor_that_is_killed(
     until(lambda: note.exists() and note.read_text().endswith("."), 60, "the fold runs")
     os.kill(supervisor, signal.SIGKILL)
     os.waitpid(supervisor, 0)
-    until(lambda: not Path("/proc", note.read_text().strip(".")).exists(), 10, "the fold is gone")
+    until(lambda: not Path("/proc", note.read_text().strip(".")).exists(), 60, "the fold is gone")
 
 
 def test_off_splits(monkeypatch: pytest.MonkeyPatch, standard: DataSet, folder: Path, tmp_path: Path) -> None:
