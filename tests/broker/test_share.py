@@ -68,7 +68,7 @@ def test_a_runner_that_stops_while_the_disk_comes_back_takes_no_more(worker, bro
     time.sleep(intake.PAUSE + 1)  # it has looked
     share.go()
     assert runner.wait() == 0
-    assert broker.waiting("L") == 1
+    until(lambda: broker.waiting("L") == 1, 60, runner.log.read_text)
 
 
 def test_without_a_marker_there_is_no_guard(worker, broker, share):
