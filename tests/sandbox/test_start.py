@@ -147,7 +147,7 @@ def test_off_no_fold_outlives_a_supervisor_that_is_killed(
     bench, note = Bench(start.executor(LIMITS, 1), standard, tmp_path), tmp_path / "note"
     if not (supervisor := os.fork()):
         try:
-            bench.fit(f"import os, time\nopen({str(note)!r}, 'w').write(f'{{os.getpid()}}.')\ntime.sleep(60)")
+            bench.fit(f"import os, time\nopen({str(note)!r}, 'w').write(f'{{os.getpid()}}.')\ntime.sleep(600)")
         finally:
             os._exit(0)
     until(lambda: note.exists() and note.read_text().endswith("."), 60, "the fold runs")
