@@ -30,7 +30,7 @@ from sklearn.datasets import make_classification
 from bench.figures import ROOT, Figure, console
 from runner import datasets, workflow
 from runner.elements import SPECIFIC
-from runner.jobs import DataSet, FoldJob, Limits, SplitJob
+from runner.jobs import STANDARD_FILES, DataSet, FoldJob, Limits, SplitJob
 from runner.sandbox.executor import Executor
 from runner.sandbox.plain import PlainExecutor
 from test_files.kits import DIGITS, IRIS
@@ -316,8 +316,7 @@ def _in_process(job: FoldJob) -> None:
 
 @cache
 def _loaded(data: DataSet) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
-    X_train, y_train = datasets.read_standard(data.folder / "train.csv", data.target_column)
-    return X_train, y_train, datasets.read_standard(data.folder / "test.csv", data.target_column)[0]
+    return datasets.read_standard(data.target_column, *(data.folder / name for name in STANDARD_FILES))[:3]
 
 
 def _ms(seconds: float) -> str:

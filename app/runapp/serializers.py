@@ -11,7 +11,7 @@ from rest_framework.exceptions import ValidationError
 
 from runapp import storage, webhooks
 from runapp.models import RawData, SubmissionFold
-from runner import payloads
+from runner import columns, payloads
 from runner.elements import SPECIFIC, parse_elements
 
 MAX_ID = 2**31 - 1
@@ -194,10 +194,27 @@ class RawDataSerializer(serializers.ModelSerializer[RawData]):
         except ValueError as error:
             raise ValidationError({"workflow_elements": f"{error}."}) from None
         [(name, content)] = data["files"].items()
-        columns = [column.strip() for column in storage.csv_header(content)]
-        if data["target_column"].strip() not in columns or not data["target_column"].strip():
-            shown = ", ".join(columns)[:500]
-            raise ValidationError({"target_column": f"{name} has no such column; its first row names: {shown}."})
+        try:
+            problem = _target_problem(storage.csv_header(content), data["target_column"])
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise ValidationError({"target_column": f"{name} {problem}."})
+
+
+def _target_problem(names: list[str], target: str) -> str | None:
+    """What is wrong with the target column, seen from a CSV file's column names; None if nothing is."""
+    found = columns.find(names, target) if target.strip() else None
+    if found is not None:
+        return f"names its column {found!r} more than once: rename the others" if names.count(found) > 1 else None
+    if len(names) == 1:
+        for separator, word in _SEPARATORS.items():
+            if columns.find(names[0].split(separator), target) is not None:
+                return f"has its fields separated by {word}: separate them by commas"
+    return f"has no such column; its first row names: {', '.join(map(repr, names))[:500]}"
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 
 
 class SplitSerializer(serializers.Serializer[Any]):

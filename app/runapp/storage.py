@@ -1,5 +1,6 @@
 """Files that clients send: checked while packed, written once, found by content, never changed in place."""
 
+import codecs
 import csv
 import hashlib
 import io
@@ -16,6 +17,19 @@ Files = Mapping[str, str]
 """File name -> base64(zlib(content))."""
 
 MAX_HEADER_BYTES = 1 << 20
+
+_NOT_CSV = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"BZh": "compressed with bzip2",
+    b"\xfd7zXZ\x00": "compressed with xz",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+}
+"""The first bytes of files that people send in place of a CSV file."""
 
 
 def name_problem(name: str) -> str | None:
@@ -47,17 +61,33 @@ def digest(files: Files, max_bytes: int) -> tuple[str, int]:
 
 
 def csv_header(content: str) -> list[str]:
-    """The column names of a packed CSV file, as far as they stand in its first megabyte."""
+    """The column names of a packed CSV file: its first line that is not blank, within the first megabyte.
+
+    Raises ValueError for what is no CSV file; the message goes behind the file's name.
+    """
     head = b""
     for piece in payloads.inflate([content.encode()], 1 << 62):
         head += piece
-        if b"\n" in piece or len(head) > MAX_HEADER_BYTES:
+        if len(head) > MAX_HEADER_BYTES:
             break
-    text = head.decode("utf-8-sig", errors="replace")
+    for magic, what in _NOT_CSV.items():
+        if head.startswith(magic):
+            raise ValueError(f"is {what}: send the CSV file itself, as UTF-8 text")
     try:
-        return next(csv.reader(io.StringIO(text, newline="")), [])
+        # A character may be cut off at the end of what was read.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 text (byte {error.start + 1}): save it as UTF-8") from None
+    if "\0" in text:
+        raise ValueError("holds NUL bytes: send a CSV file, as UTF-8 text")
+    try:
+        rows = csv.reader(io.StringIO(text, newline=""))
+        names = next((row for row in rows if len(row) > 1 or "".join(row).strip()), [])  # pandas skips blank lines, too
     except csv.Error:  # a name of more than 128 kB
-        return []
+        names = []
+    if not names:
+        raise ValueError("has no line with the names of its columns")
+    return names
 
 
 def save_files(dir_data: str | Path, data: Mapping[str, Any]) -> None:

@@ -19,6 +19,10 @@ SOFT_LIMIT_TEXT = "Soft Time Limit Exceeded"
 HARD_LIMIT_TEXT = "Hard Time Limit Exceeded"
 
 
+STANDARD_FILES = ("train.csv", "test.csv", "types.json")
+"""What a split makes of a standard data set. The last one holds the type of each column: both sets are read with it."""
+
+
 class Reason(StrEnum):
     """Who or what is to blame for an ERROR."""
 
@@ -52,7 +56,7 @@ class DataSet:
     """A data set on the shared disk, ready to be used.
 
     folder: a version of the data set, never changed once it is there. A standard one holds
-    `train.csv` and `test.csv`; a custom one `specific.py` and whatever `prepare_data` left.
+    STANDARD_FILES; a custom one `specific.py` and whatever `prepare_data` left.
     """
 
     folder: Path

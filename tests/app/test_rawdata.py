@@ -1,11 +1,14 @@
 """GET and POST /runapp/rawdata/."""
 
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import pytest
 
 from runapp.models import RawData
+from runapp.storage import MAX_HEADER_BYTES
 from tests.app.helpers import IRIS, SPECIFIC, custom_data_set, data_set, pack
 
 pytestmark = pytest.mark.embedded
@@ -77,6 +80,56 @@ def test_it_takes_a_name_of_any_language(api):
 def test_it_finds_a_target_column_with_blanks_around_it(api):
     answer = api.post("rawdata/", data_set(files={"a.csv": pack(b"a, species \n1,2\n")}))
     assert answer.status == 201
+
+
+@pytest.mark.parametrize("lines", ["\n", "\n\n", "\r\n \t\n", "\ufeff\n", "\ufeff"])
+def test_it_passes_over_blank_lines_before_the_header(lines, api):
+    answer = api.post("rawdata/", data_set(files={"a.csv": pack(f"{lines}a,species\n1,2\n".encode())}))
+    assert answer.status == 201
+
+
+@pytest.mark.parametrize(("header", "target"), [("esp\u00e8ce", "espe\u0300ce"), ("espe\u0300ce", "esp\u00e8ce")])
+def test_it_finds_a_target_column_whose_accent_is_composed_otherwise(header, target, api):
+    files = {"a.csv": pack(f"a,{header}\n1,2\n".encode())}
+    assert api.post("rawdata/", data_set(target_column=target, files=files)).status == 201
+
+
+def test_it_reads_a_header_whose_last_character_is_cut_by_its_bound(api):
+    content = "species,é\n".encode() + b"1," + "é".encode() * MAX_HEADER_BYTES
+    assert api.post("rawdata/", data_set(files={"a.csv": pack(content)})).status == 201
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(IRIS), "is compressed with gzip"),
+        (bz2.compress(IRIS), "is compressed with bzip2"),
+        (lzma.compress(IRIS), "is compressed with xz"),
+        (b"PK\x03\x04 and so on", "is a zip archive or an Excel workbook"),
+        (b"PAR1 and so on", "is a Parquet file"),
+        (IRIS.decode().encode("utf-16"), "is UTF-16 text"),
+        (IRIS.decode().encode("utf-16-be"), "holds NUL bytes"),
+        ("species,taille à jour\n1,2\n".encode("latin-1"), "is not UTF-8 text (byte 16)"),
+        (b"\n \n\n", "has no line with the names of its columns"),
+        (b"a;species\n1;2\n", "has its fields separated by semicolons: separate them by commas"),
+        (b"a\t species\n1\t2\n", "has its fields separated by tabs: separate them by commas"),
+        (b"a|species\n1|2\n", "has its fields separated by bars: separate them by commas"),
+        (b"a species\n1 2\n", "has its fields separated by blanks: separate them by commas"),
+        (b"species,a,species\n1,2,3\n", "names its column 'species' more than once"),
+        (b"a,\x1b[31m\n1,2\n", "has no such column; its first row names: 'a', '\\x1b[31m'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_it_says_what_is_wrong_with_a_csv_file(content, says, api, disk):
+    before = disk()
+
+    answer = api.post("rawdata/", data_set(files={"a.csv": pack(content)}))
+
+    assert answer.status == 400
+    assert answer.body.keys() == {"target_column"}
+    assert says in answer.body["target_column"][0]
+    assert answer.body["target_column"][0].isprintable()
+    assert disk() == before
 
 
 def test_it_pages(api):

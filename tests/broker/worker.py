@@ -14,7 +14,7 @@ import pandas as pd
 from celery import Celery
 from kombu import Connection, Exchange, Queue
 
-from runner import payloads
+from runner import datasets, payloads
 from test_files.kits import IRIS
 from tests.e2e.live import APP, until
 
@@ -51,8 +51,7 @@ class Share:
     def split(self, version: str) -> None:
         (self.data / version).mkdir(parents=True)
         frame = pd.read_csv(IRIS.data_files[0]).sample(frac=1, random_state=1)
-        frame[:100].to_csv(self.data / version / "train.csv", index=False)
-        frame[100:].to_csv(self.data / version / "test.csv", index=False)
+        datasets.write_standard(self.data / version, frame[:100], frame[100:])
         (self.data / "current").unlink(missing_ok=True)
         (self.data / "current").symlink_to(version)
 

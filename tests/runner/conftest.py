@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from runner import datasets
 from runner.elements import parse_elements
 from runner.jobs import DataSet, FoldJob, Limits, Outcome
 from runner.sandbox.executor import Executor
@@ -58,9 +59,11 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """30 rows to train, 10 to test, two classes, a classifier alone: the rows' number tells the two sets apart."""
     folder = tmp_path_factory.mktemp("small")
     rng = np.random.default_rng(57)
-    for name, rows in (("train", 30), ("test", 10)):
-        frame = pd.DataFrame({"a": rng.normal(size=rows), "b": rng.normal(size=rows), "label": np.arange(rows) % 2})
-        frame.to_csv(folder / f"{name}.csv", index=False)
+    train, test = (
+        pd.DataFrame({"a": rng.normal(size=rows), "b": rng.normal(size=rows), "label": np.arange(rows) % 2})
+        for rows in (30, 10)
+    )
+    datasets.write_standard(folder, train, test)
     return DataSet(folder, "label", ("classifier",), custom=False)
 
 

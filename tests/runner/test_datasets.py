@@ -9,6 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from runner import datasets
 from runner.datasets import DataError
+from runner.jobs import STANDARD_FILES
 from test_files.kits import DIABETES, IRIS
 
 
@@ -40,42 +41,169 @@ def test_all_columns_and_the_header_survive_a_split(tmp_path):
     assert sorted(together["note, free"]) == sorted(whole["note, free"])
 
 
-def test_a_set_is_read_with_the_defaults_of_pandas(tmp_path):
-    text = "label,number,missing,word,flag,empty\n1,0.1,NA,x,True,\n0,1e-300,2,null,False,\n"
-    X, y = datasets.read_standard(_write(tmp_path, text), "label")
-    expected = pd.read_csv(io.StringIO(text))
-    pd.testing.assert_frame_equal(X, expected.drop(columns="label"), check_exact=True)
-    assert isinstance(y, np.ndarray)
-    assert y.dtype == np.int64
-    assert y.tolist() == [1, 0]
+def test_each_set_is_the_frame_that_pandas_reads(tmp_path):
+    rows = [
+        ("1", "0.1", "NA", "x", "True", "", "", "1e30", "2"),
+        ("0", "1e-300", "2", "null", "False", "", "True", "inf", ""),
+    ]
+    text = "label,number,missing,word,flag,empty,maybe,large,gaps\n" + "".join(
+        ",".join(row) + "\n" for row in 10 * rows
+    )
+    data = _read(_write(tmp_path, text), "label")
+    train, test = train_test_split(pd.read_csv(io.StringIO(text)), test_size=0.5, random_state=42)
+    for X, y, expected in ((data.X_train, data.y_train, train), (data.X_test, data.y_test, test)):
+        pd.testing.assert_frame_equal(X, expected.drop(columns="label").reset_index(drop=True), check_exact=True)
+        assert isinstance(y, np.ndarray)
+        assert y.dtype == np.int64
+        assert y.tolist() == expected["label"].tolist()
 
 
 def test_labels_of_text_are_an_array(tmp_path):
-    _, y = datasets.read_standard(_write(tmp_path, "a,kind\n1,crow\n2,jay\n"), "kind")
-    assert isinstance(y, np.ndarray)
-    assert y.tolist() == ["crow", "jay"]
+    data = _read(_write(tmp_path, "a,kind\n" + "1,crow\n2,jay\n" * 5), "kind")
+    assert isinstance(data.y_train, np.ndarray)
+    assert {*data.y_train} | {*data.y_test} == {"crow", "jay"}
+
+
+@pytest.mark.parametrize("odd", range(0, 40, 3))
+@pytest.mark.parametrize(
+    ("usual", "other"),
+    [("07", "2A"), ("1", "1.5"), ("1", ""), ("True", ""), ("1", str(10**30)), ("2020-01-01", "soon"), ("no", "True")],
+)
+def test_a_column_has_one_type_wherever_its_odd_value_falls(usual, other, odd, tmp_path):
+    text = "code,kind\n" + "".join(f"{other if row == odd else usual},{row % 2}\n" for row in range(40))
+    data = _read(_write(tmp_path, text), "kind")
+    whole = pd.read_csv(io.StringIO(text))["code"]
+    assert data.X_train["code"].dtype == data.X_test["code"].dtype == whole.dtype
+    together = [*data.X_train["code"], *data.X_test["code"]]
+    assert sorted(map(repr, together)) == sorted(map(repr, whole))
+
+
+@pytest.mark.parametrize("odd", range(0, 40, 3))
+def test_labels_have_one_type_wherever_the_odd_one_falls(odd, tmp_path):
+    text = "a,kind\n" + "".join(f"{row},{'x' if row == odd else row % 2}\n" for row in range(40))
+    data = _read(_write(tmp_path, text), "kind")
+    assert datasets.classes_of(data.y_train, data.y_test).tolist() == ["0", "1", "x"]
+    assert {type(label) for label in [*data.y_train, *data.y_test]} == {str}
+
+
+def test_a_long_column_has_one_type_too(tmp_path):
+    """By default pandas reads a file of some megabytes in parts, each with types of its own."""
+    text = "code,kind\n" + "".join(f"{'2A' if row == 0 else '07'},{row % 2}\n" for row in range(1 << 19))
+    data = _read(_write(tmp_path, text), "kind")
+    assert {*data.X_train["code"]} | {*data.X_test["code"]} == {"2A", "07"}
+
+
+@pytest.mark.parametrize("odd", ["\r", "\n", "\r\n", '"', ",", "\t", " ", "\0", "\\", "é", ";", "'", "#"])
+@pytest.mark.parametrize("place", ["{}b", "a{}b", "a{}", "{}", "{0}{0}"])
+def test_what_a_cell_holds_is_read_back(odd, place, tmp_path):
+    cell = place.format(odd)
+    quoted = '"' + cell.replace('"', '""') + '"'
+    text = f"y,text\n{''.join(f'{row},{quoted}' + chr(10) for row in range(20))}"
+    data = _read(_write(tmp_path, text), "y")
+    whole = pd.read_csv(io.StringIO(text, newline=""))
+    assert (len(data.X_train), len(data.X_test)) == (10, 10)
+    assert sorted([*data.y_train, *data.y_test]) == [*range(20)]
+    assert [*data.X_train["text"], *data.X_test["text"]] == [*whole["text"]] == 20 * [cell]
+
+
+def test_what_a_header_holds_is_read_back(tmp_path):
+    data = _read(_write(tmp_path, 'y,"a\rb","c\nd","e,f"\n' + "1,2,3,4\n" * 10), "y")
+    assert [*data.X_train.columns] == [*data.X_test.columns] == ["a\rb", "c\nd", "e,f"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields"),
+    [
+        ([f"{row},{1000 + row},{row % 3}," for row in range(40)], 4),
+        ([f"{row},{1000 + row},{row % 3}, " for row in range(40)], 4),
+        ([f'{row},{1000 + row},{row % 3},""' for row in range(40)], 4),
+        ([f"{row},{1000 + row},{row % 3},," for row in range(40)], 5),
+        ([f"{row % 2},{1000 + row},{row % 3},note" for row in range(40)], 4),
+        (["0,1000,0,", *(f"{row},{1000 + row},{row % 3}" for row in range(1, 40))], 4),
+        ([f"{row},{1000 + row},{row % 3},{'note' if row < 20 else ''}" for row in range(40)], 4),
+    ],
+    ids=["a comma", "a comma and a blank", "an empty text", "two commas", "a note", "in the first row", "in some rows"],
+)
+def test_rows_with_a_field_more_than_the_header_are_refused(rows, fields, tmp_path):
+    csv = _write(tmp_path, "\n".join(["", "y,a,b", "", *rows]))
+    with pytest.raises(DataError, match=rf"line 4 of birds\.csv has {fields} fields, but its header names 3 columns"):
+        _split(csv, "y")
+
+
+def test_a_later_row_with_a_field_more_is_refused(tmp_path):
+    csv = _write(tmp_path, "y,a,b\n" + "1,2,3\n" * 10 + "1,2,3,\n")
+    with pytest.raises(DataError, match="Expected 3 fields in line 12, saw 4"):
+        _split(csv, "y")
+
+
+def test_a_comma_at_the_end_of_the_header_too_is_an_empty_column(tmp_path):
+    data = _read(_write(tmp_path, "y,a,b,\n" + "".join(f"{row},5,6,\n" for row in range(10))), "y")
+    assert sorted([*data.y_train, *data.y_test]) == [*range(10)]
+    assert [*data.X_train["a"]] == 5 * [5]
+
+
+@pytest.mark.parametrize("name", ['"{}"', "{}", '"plot {}"'])
+def test_a_file_of_r_with_row_names_is_read(name, tmp_path):
+    rows = "".join(f'{name.format(row)},{row},{1000 + row},"k"\n' for row in range(1, 41))
+    data = _read(_write(tmp_path, '"y","a","b"\n' + rows), "y")
+    assert sorted([*data.y_train, *data.y_test]) == [*range(1, 41)]
+    assert data.X_train["a"].tolist() == [1000 + label for label in data.y_train]
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "null", "nan", "N/A", ""])
+def test_labels_that_are_read_as_missing_are_refused(word, tmp_path):
+    text = "a,kind\n" + "".join(f"{row},{[word, 'Mild', 'Severe'][row % 3]}\n" for row in range(90))
+    says = (
+        f"30 of the 90 labels in column 'kind' are missing: pandas reads {repr(word) if word else 'an empty cell'} as"
+    )
+    with pytest.raises(DataError, match=says):
+        _split(_write(tmp_path, text), "kind")
+
+
+def test_missing_labels_of_several_words_are_named(tmp_path):
+    csv = _write(tmp_path, "value,a\n" + "1.5,1\n" * 8 + "NA,1\n" + ",1\n" + "NA,1\n")
+    with pytest.raises(
+        DataError, match="3 of the 11 labels in column 'value' are missing: pandas reads 'NA', an empty"
+    ):
+        _split(csv, "value")
+
+
+def test_infinite_labels_are_refused(tmp_path):
+    with pytest.raises(DataError, match="1 of the 9 labels in column 'value' are infinite"):
+        _split(_write(tmp_path, "value,a\n" + "1.5,1\n" * 8 + "-inf,1\n"), "value")
 
 
 @pytest.mark.parametrize("header", ["a, kind", "a,kind ", "a,\tkind", "kind ,a"])
 @pytest.mark.parametrize("target", ["kind", " kind"])
 def test_blanks_around_a_column_name_do_not_count(header, target, tmp_path):
     number = header.split(",").index(next(name for name in header.split(",") if "kind" in name))
-    X, y = datasets.read_standard(_write(tmp_path, f"{header}\n1,2\n3,4\n"), target)
-    assert y.tolist() == [[1, 3], [2, 4]][number]
-    assert [name.strip() for name in X.columns] == ["a"]
+    data = _read(_write(tmp_path, f"{header}\n" + "1,2\n" * 4), target)
+    assert data.y_train.tolist() == 2 * [number + 1]
+    assert [name.strip() for name in data.X_train.columns] == ["a"]
+
+
+@pytest.mark.parametrize(("header", "target"), [("esp\u00e8ce", "espe\u0300ce"), ("espe\u0300ce ", "esp\u00e8ce")])
+def test_the_way_an_accent_is_composed_does_not_count(header, target, tmp_path):
+    data = _read(_write(tmp_path, f"a,{header}\n" + "1,2\n" * 4), target)
+    assert data.y_train.tolist() == [2, 2]
+    assert [*data.X_train.columns] == ["a"]
 
 
 def test_the_exact_name_goes_before_one_with_blanks(tmp_path):
-    csv = _write(tmp_path, "kind ,kind\n1,2\n3,4\n")
-    assert datasets.read_standard(csv, "kind")[1].tolist() == [2, 4]
-    assert datasets.read_standard(csv, "kind ")[1].tolist() == [1, 3]
+    csv = _write(tmp_path, "kind ,kind\n" + "1,2\n" * 4)
+    assert _read(csv, "kind").y_train.tolist() == [2, 2]
+    assert _read(csv, "kind ").y_train.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("read", [datasets.read_standard, lambda csv, target: _split(csv, target)])
-def test_a_missing_target_column_names_those_that_are_there(read, tmp_path):
+def test_blank_lines_before_the_header_do_not_count(tmp_path):
+    data = _read(_write(tmp_path, "\n  \n\r\na,kind\n" + "1,2\n" * 4), "kind")
+    assert data.y_train.tolist() == [2, 2]
+
+
+def test_a_missing_target_column_names_those_that_are_there(tmp_path):
     csv = _write(tmp_path, "wing, span\n" + "1,2\n" * 10)
     with pytest.raises(DataError, match="no target column 'kind' among the columns 'wing', ' span'"):
-        read(csv, "kind")
+        _split(csv, "kind")
     assert [path.name for path in tmp_path.iterdir()] == [csv.name]
 
 
@@ -120,6 +248,12 @@ def test_a_specific_module_is_always_the_folders_own(tmp_path):
         folder.mkdir(exist_ok=True)
         (folder / "specific.py").write_text(f"NAME = {name!r}")
         assert datasets.load_specific(folder).NAME == name
+
+
+def _read(csv, target):
+    """The data set after a split in halves, as folds read it."""
+    _split(csv, target)
+    return datasets.read_standard(target, *(csv.parent / name for name in STANDARD_FILES))
 
 
 def _split(csv, target, ratio=0.5):

@@ -142,6 +142,7 @@ def test_a_split_reports_its_rows(share, sent, real):
         "iris.csv",
         "train.csv",
         "test.csv",
+        "types.json",
     }
 
 

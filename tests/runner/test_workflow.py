@@ -9,6 +9,7 @@ import pytest
 
 from runner import datasets, workflow
 from runner.elements import parse_elements
+from runner.jobs import STANDARD_FILES
 from test_files.kits import DIABETES, IRIS
 from tests import reference
 
@@ -94,8 +95,7 @@ def test_each_workflow_predicts_as_by_hand(kit, submission, replaced, make_submi
     files = {path.stem: path.read_text() for path in kit.submission_files(submission)}
     folder = make_submission(**files | replaced)
     datasets.split_standard(kit.data_files[0], tmp_path, kit.target_column, kit.held_out_test, kit.random_state)
-    X, y = datasets.read_standard(tmp_path / "train.csv", kit.target_column)
-    X_test, _ = datasets.read_standard(tmp_path / "test.csv", kit.target_column)
+    X, y, X_test, _ = datasets.read_standard(kit.target_column, *(tmp_path / name for name in STANDARD_FILES))
     train_is = np.random.default_rng(1).permutation(len(X))[:80]
     monkeypatch.syspath_prepend(str(folder.parent))
 

@@ -16,7 +16,7 @@ import pytest
 from sklearn.datasets import load_iris
 
 from runner import datasets, workflow
-from runner.jobs import DataSet, FoldJob, Limits, Outcome, SplitJob
+from runner.jobs import STANDARD_FILES, DataSet, FoldJob, Limits, Outcome, SplitJob
 from runner.sandbox import launch
 from runner.sandbox.executor import Executor
 from runner.sandbox.start import AnyExecutor
@@ -160,13 +160,12 @@ def reference(data: DataSet, submission: Path, train_is: np.ndarray) -> tuple[np
     try:
         if data.custom:
             specific = datasets.load_specific(data.folder)
-            X, y = specific.get_train_data(str(data.folder))
-            X_test, _ = specific.get_test_data(str(data.folder))
+            X, y, X_test, _ = datasets.read_custom(specific, data.folder)
             model = specific.train_submission(submission.name, X, y, train_is)
             raw = [specific.test_submission(model, part, np.arange(len(part))) for part in (X, X_test)]
         else:
-            X, y = datasets.read_standard(data.folder / "train.csv", data.target_column)
-            X_test, _ = datasets.read_standard(data.folder / "test.csv", data.target_column)
+            files = (data.folder / name for name in STANDARD_FILES)
+            X, y, X_test, _ = datasets.read_standard(data.target_column, *files)
             model = workflow.train(data.workflow_elements, submission.name, X.iloc[train_is], y[train_is])
             raw = [workflow.predict(model, part) for part in (X, X_test)]
         return workflow.as_predictions(raw[0], len(X)), workflow.as_predictions(raw[1], len(X_test))

@@ -14,13 +14,15 @@ import numpy as np
 class Held:
     """features: a sealed memfd that the supervisor passes on unread. labels: of the train set, shape (n_train,);
 
-    None for a custom data set, whose interface wants them in the fold, so that they are among the features.
+    None for a custom data set, whose interface wants them in the fold, so that they are among the features. classes:
+    the labels that occur in the train or the test set, sorted, where a classifier is to tell them apart.
     """
 
     features: int
     labels: np.ndarray | None
     rows: tuple[int, int]
     size: int
+    classes: np.ndarray | None = None
 
     def __del__(self) -> None:
         os.close(self.features)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from runner.elements import SPECIFIC
-from runner.jobs import DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
+from runner.jobs import STANDARD_FILES, DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
 from runner.sandbox import cgroups, launch, selftest, wire
 from runner.sandbox.data import DataSets, Held
 from runner.sandbox.line import Line, RefusedError, ZygoteError
@@ -165,16 +165,17 @@ class Executor:
             if data.custom:
                 line, fds = slot.zygote(data, packages), [features]
             else:
-                opened = [_open(data.folder / name) for name in ("train.csv", "test.csv")]
+                opened = [_open(data.folder / name) for name in STANDARD_FILES]
                 line, fds = slot.zygote(), [*opened, features, labels]
-            options = {"task": "read", "target_column": data.target_column}
+            classifier = not data.custom and "classifier" in data.workflow_elements
+            options = {"task": "read", "target_column": data.target_column, "classifier": classifier}
             rows = self._data_task(slot, line, fds, options, data=data.custom)
             wire.seal(features)
             wire.seal(labels)
-            y = None if data.custom else wire.unpack_arrays(wire.read(labels))[0]
+            y, classes = (None, None) if data.custom else wire.unpack_arrays(wire.read(labels))
             if y is not None and y.shape != rows[:1]:
                 raise ZygoteError("as many labels as rows were to be read")
-            return Held(features, y, rows, os.fstat(features).st_size)
+            return Held(features, y, rows, os.fstat(features).st_size, classes if classifier else None)
         except BaseException as error:
             os.close(features)
             if isinstance(error, RefusedError | FileNotFoundError):

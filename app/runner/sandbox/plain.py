@@ -24,7 +24,7 @@ import numpy as np
 
 import runner
 from runner import datasets
-from runner.jobs import Failure, FoldJob, Limits, Outcome, Reason, SplitJob
+from runner.jobs import STANDARD_FILES, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
 from runner.sandbox import launch, wire
 from runner.sandbox.report import Hearing, OnStage, parse, why
 from runner.sandbox.watch import LATE
@@ -231,23 +231,22 @@ def main() -> None:
 
 
 def _load(task: Any, rows: np.ndarray, folder: Path) -> None:
+    arrays = [rows]
     if task.specific:
-        X_train, y_train = task.specific.get_train_data(str(task.data))
-        X_test, _ = task.specific.get_test_data(str(task.data))
-        task.loaded, arrays = (X_train, y_train, X_test), [rows]
+        custom = datasets.read_custom(task.specific, task.data)
+        task.loaded, counts = custom[:3], custom.rows
     else:
-        X_train, y_train = datasets.read_standard(task.data / "train.csv", task.options["target_column"])
-        X_test, _ = datasets.read_standard(task.data / "test.csv", task.options["target_column"])
-        task.loaded, arrays = (X_train, X_test), [rows]
-    if not len(rows) or rows.min() < 0 or rows.max() >= len(X_train):
-        raise datasets.DataError(f"train_is has to hold row numbers of the train set, from 0 to {len(X_train) - 1}")
+        data = datasets.read_standard(task.options["target_column"], *(task.data / name for name in STANDARD_FILES))
+        task.loaded, counts = (data.X_train, data.X_test), (len(data.X_train), len(data.X_test))
+    if not len(rows) or rows.min() < 0 or rows.max() >= counts[0]:
+        raise datasets.DataError(f"train_is has to hold row numbers of the train set, from 0 to {counts[0] - 1}")
     if not task.specific:
-        arrays.append(y_train[rows])
-    task.options["rows"] = [len(X_train), len(X_test)]
+        arrays.append(data.y_train[rows])
+    task.options["rows"] = counts
     (folder / "labels").write_bytes(b"".join(bytes(part) for array in arrays for part in wire.pack_array(array)))
     for name in ("labels", "predictions"):
         task.fds.append(os.open(folder / name, os.O_RDWR))
-    task.say("ready", len(X_train), len(X_test))
+    task.say("ready", *counts)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,10 @@ def _custom(task: Task, arrays: list[np.ndarray]) -> Steps:
     return (
         lambda: specific.train_submission(task.root.name, X_train, y_train, rows),
         lambda model: specific.test_submission(model, X_train, np.arange(n_train)),
-        lambda model: specific.test_submission(model, X_test, np.arange(n_test)),
+        # No test data at all: get_test_data returned None twice.
+        lambda model: (
+            np.empty(0) if X_test is None and not n_test else specific.test_submission(model, X_test, np.arange(n_test))
+        ),
         n_train,
         n_test,
     )
@@ -146,27 +149,24 @@ def _custom(task: Task, arrays: list[np.ndarray]) -> Steps:
 
 
 def read(task: Task) -> None:
-    """Standard: fds 0 train.csv, 1 test.csv, 2 a memfd for the features, 3 one for the training labels.
+    """Standard: fds 0 to 2 the files of a split, 3 a memfd for the features, 4 one for training labels and classes.
 
     Custom: fds 0 a memfd for all that folds need. The test labels are dropped here and go nowhere.
     """
     if task.specific:
-        X_train, y_train = task.specific.get_train_data(str(task.data))
-        X_test, _ = task.specific.get_test_data(str(task.data))
-        rows = _rows(X_train, y_train), _rows(X_test)
+        custom = datasets.read_custom(task.specific, task.data)
+        rows = custom.rows
         try:
-            wire.dump_objects(task.fds[0], (X_train, y_train, X_test))
+            wire.dump_objects(task.fds[0], custom[:3])
         except Exception as error:
             raise datasets.DataError(f"get_train_data or get_test_data returned what can't be kept: {error}") from None
     else:
-        target = task.options["target_column"]
-        (X_train, y_train), (X_test, _) = (
-            datasets.read_standard(os.fdopen(fd, "rb"), target, name)
-            for fd, name in zip(task.fds, ("train.csv", "test.csv"), strict=False)
-        )
-        rows = len(X_train), len(X_test)
-        wire.dump_objects(task.fds[2], (X_train, X_test))
-        wire.write(task.fds[3], *wire.pack_array(y_train))
+        files = (os.fdopen(fd, "rb") for fd in task.fds[:3])
+        data = datasets.read_standard(task.options["target_column"], *files)
+        rows = len(data.X_train), len(data.X_test)
+        wire.dump_objects(task.fds[3], (data.X_train, data.X_test))
+        classes = datasets.classes_of(data.y_train, data.y_test) if task.options["classifier"] else np.empty(0)
+        wire.write(task.fds[4], *wire.pack_array(data.y_train), *wire.pack_array(classes))
     task.say("done", rows)
 
 
@@ -175,21 +175,12 @@ def split(task: Task) -> None:
     options = task.options
     if task.specific:
         task.specific.prepare_data(str(task.data))
-        X_train, y_train = task.specific.get_train_data(str(task.data))
-        X_test, y_test = task.specific.get_test_data(str(task.data))
-        rows = _rows(X_train, y_train), _rows(X_test, y_test)
+        rows = datasets.read_custom(task.specific, task.data).rows
     else:
         raw = task.data / f"{options['name']}.csv"
         column, held_out, seed = options["target_column"], options["held_out_test"], options["random_state"]
         rows = datasets.split_standard(raw, task.data, column, held_out, seed)
     task.say("done", rows)
-
-
-def _rows(X: Any, y: Any = None) -> int:
-    rows = X.shape[0] if hasattr(X, "shape") else len(X)
-    if y is not None and len(y) != rows:
-        raise datasets.DataError(f"X has {rows} rows, but y has {len(y)}")
-    return int(rows)
 
 
 # The self-test
