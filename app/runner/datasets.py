@@ -216,7 +216,7 @@ def read_custom(specific: Any, folder: Path) -> Custom:
     """Call get_train_data and get_test_data of the data set's own module. DataError where rows can't be counted."""
     X_train, y_train = specific.get_train_data(str(folder))
     if y_train is None:
-        raise DataError("get_train_data returned None for y: return the labels, which count the rows")
+        raise DataError("get_train_data returned no labels (None for y): return labels, which count the rows")
     X_test, y_test = specific.get_test_data(str(folder))
     rows = _count("get_train_data", X_train, y_train), _count("get_test_data", X_test, y_test)
     return Custom(X_train, y_train, X_test, rows)
@@ -230,9 +230,7 @@ def _count(call: str, X: Any, y: Any) -> int:
     shape = getattr(counted, "shape", None)
     if isinstance(shape, tuple) and shape:
         return int(shape[0])
-    if isinstance(counted, list | tuple) and (counted is y or isinstance(counted, list)):
+    if isinstance(counted, list) or (counted is y and hasattr(y, "__len__")):
         return len(counted)
-    if counted is y and hasattr(y, "__len__"):
-        return len(y)
-    what = "y" if counted is y else "X, and None for y"
-    raise DataError(f"{call} returned a {type(counted).__name__} for {what}: return labels, which count the rows")
+    what = "y" if counted is y else "no y, and X"
+    raise DataError(f"{call} returned {what} of type {type(counted).__name__}: return labels, which count the rows")

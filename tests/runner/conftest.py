@@ -15,9 +15,13 @@ from runner import datasets
 from runner.elements import parse_elements
 from runner.jobs import DataSet, FoldJob, Limits, Outcome
 from runner.sandbox.executor import Executor
+from runner.sandbox.plain import PlainExecutor
+from runner.sandbox.start import AnyExecutor
 from test_files.kits import Kit
 from tests.runner.folds import ALL, classifier
 from tests.runner.helpers import split_job
+
+PATIENT = Limits(soft_time=40.0, hard_time=50.0)
 
 HASTY = Limits(soft_time=4.0, hard_time=8.0)
 """Short, but long enough for a fold to begin on a machine that is busy."""
@@ -28,9 +32,15 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def executor() -> Iterator[Executor]:
     """With limits that no test comes near."""
-    executor = Executor(Limits(soft_time=40.0, hard_time=50.0), slots=2)
+    executor = Executor(PATIENT, slots=2)
     yield executor
     executor.close()
+
+
+@pytest.fixture(params=["sandbox", "plain"])
+def either_executor(request: pytest.FixtureRequest, executor: Executor) -> AnyExecutor:
+    """Both ways to run a fold."""
+    return executor if request.param == "sandbox" else PlainExecutor(PATIENT)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
-from runner.jobs import FoldJob, Reason, SplitJob
+from runner.jobs import DataSet, FoldJob, Reason, SplitJob
 from test_files.kits import DIABETES, DIGITS, IRIS
 from tests.runner.folds import ALL, assert_failed, classifier, listing, write_specific
 from tests.runner.helpers import split_job
@@ -157,3 +157,122 @@ def test_a_custom_split_that_does_not_end_leaves_nothing(code, reason, says, has
     assert says in outcome.failure.message
     assert reason is None or outcome.failure.reason == reason
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+ROWS = """
+import numpy as np
+
+def prepare_data(raw_data_path):
+    pass
+
+def get_train_data(raw_data_path):
+    n = 30
+    return {train}
+
+def get_test_data(raw_data_path):
+    n = 10
+    return {test}
+
+def train_submission(module_path, X, y, train_indices):
+    return type(X).__name__
+
+def test_submission(model, X, test_indices):
+    print("X is", type(X).__name__)
+    return np.full(len(test_indices), 7.0)
+"""
+
+
+def _split_and_fold(executor, make_submission, folder, train, test="np.zeros((n, 2)), np.zeros(n)"):
+    """The outcomes of a custom data set's split and, where that worked, of a fold."""
+    (folder / "raw").mkdir()
+    (folder / "raw" / "specific.py").write_text(ROWS.format(train=train, test=test))
+    split = executor.run_split(SplitJob(folder / "raw", folder / "split", "name", "", custom=True))
+    if split.failure is not None:
+        return split, None
+    data = DataSet(folder / "split", "", (), custom=True)
+    return split, executor.run_fold(FoldJob(data, make_submission(model=""), np.arange(20)))
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        "{'left': np.arange(n), 'right': np.arange(n)}",
+        "('images', [str(row) for row in range(n)])",
+        "np.arange(n + 5.0)",
+        "'a folder'",
+        "None",
+        "[[1, 2]] * (2 * n)",
+        "{row for row in range(3)}",
+    ],
+)
+@pytest.mark.parametrize("y", ["np.arange(n)", "list(range(n))", "np.zeros((n, 2))", "tuple(range(n))"])
+def test_the_labels_count_the_rows_of_a_custom_data_set(X, y, executor, make_submission, tmp_path):
+    split, fold = _split_and_fold(executor, make_submission, tmp_path, f"{X}, {y}", f"{X}, {y}")
+    assert split.rows == (30, 10)
+    assert fold.failure is None
+    assert fold.full_train_predictions.tolist() == 30 * [7.0]
+    assert fold.test_predictions.tolist() == 10 * [7.0]
+
+
+@pytest.mark.parametrize("X", ["np.zeros((n, 2))", "[[1, 2]] * n", "__import__('pandas').DataFrame({'a': range(n)})"])
+def test_test_data_without_labels_are_counted_themselves(X, either_executor, make_submission, tmp_path):
+    split, fold = _split_and_fold(either_executor, make_submission, tmp_path, f"{X}, np.zeros(n)", f"{X}, None")
+    assert split.rows == (30, 10)
+    assert fold.failure is None
+    assert fold.test_predictions.tolist() == 10 * [7.0]
+
+
+def test_test_labels_without_data_count_the_rows(either_executor, make_submission, tmp_path):
+    split, fold = _split_and_fold(either_executor, make_submission, tmp_path, "[0] * n, [0] * n", "None, [0] * n")
+    assert split.rows == (30, 10)
+    assert fold.test_predictions.tolist() == 10 * [7.0]
+    assert fold.output.split() == ["X", "is", "list", "X", "is", "NoneType"]
+
+
+def test_a_data_set_without_test_data_has_no_test_predictions(either_executor, make_submission, tmp_path):
+    split, fold = _split_and_fold(either_executor, make_submission, tmp_path, "[0] * n, [0] * n", "None, None")
+    assert split.rows == (30, 0)
+    assert fold.failure is None
+    assert fold.state == "TESTED"
+    assert fold.full_train_predictions.tolist() == 30 * [7.0]
+    assert fold.test_predictions.tolist() == []
+    assert fold.output.split() == ["X", "is", "list"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        ("np.zeros(n), None", "None, None", "get_train_data returned no labels (None for y)"),
+        ("None, None", "None, None", "get_train_data returned no labels (None for y)"),
+        ("np.zeros(n), 5", "None, None", "get_train_data returned y of type int: return labels"),
+        ("np.zeros(n), np.float64(5)", "None, None", "get_train_data returned y of type float64: return labels"),
+        (
+            "np.zeros(n), [0] * n",
+            "{'a': 1}, None",
+            "get_test_data returned no y, and X of type dict: return labels",
+        ),
+        ("np.zeros(n), [0] * n", "('a', 'b'), None", "get_test_data returned no y, and X of type tuple: return labels"),
+    ],
+)
+def test_rows_that_can_not_be_counted_are_an_error_of_the_split(
+    train, test, says, either_executor, make_submission, tmp_path
+):
+    split, _ = _split_and_fold(either_executor, make_submission, tmp_path, train, test)
+    assert_failed(split, Reason.DATA, "split", says)
+
+
+def test_both_sets_have_the_types_of_the_whole_file(either_executor, make_submission, tmp_path):
+    """The split puts row 148, the only one with a letter, into the test set."""
+    (tmp_path / "raw").mkdir()
+    rows = "".join(f"{'2A' if row == 148 else f'{row % 20:02}'},{'xy'[row % 2]}\n" for row in range(200))
+    (tmp_path / "raw" / "birds.csv").write_text("code,kind\n" + rows)
+    split = either_executor.run_split(SplitJob(tmp_path / "raw", tmp_path / "v", "birds", "kind", False, 0.25, 42))
+    assert split.failure is None
+    assert "2A" not in (tmp_path / "v" / "train.csv").read_text()
+    code = classifier(
+        predict="print(sorted({type(code).__name__ for code in X[:, 0]}), X[0])", result="np.zeros((len(X), 2))"
+    )
+    job = FoldJob(DataSet(tmp_path / "v", "kind", ("classifier",), custom=False), make_submission(classifier=code), ALL)
+    outcome = either_executor.run_fold(job)
+    assert outcome.failure is None
+    assert outcome.output.count("['str']") == 2
