@@ -203,13 +203,6 @@ def test_a_split_leaves_plain_files_alone(executor: Executor, tmp_path: Path) ->
     assert all(path.stat().st_uid == os.geteuid() for path in (tmp_path / "v").rglob("*"))
 
 
-def test_it_rejects_x_and_y_of_different_lengths(executor: Executor, tmp_path: Path) -> None:
-    code = SPECIFIC.replace('frame["species"].to_numpy()', "[1]")
-    raw = flowers().to_csv(index=False)
-    outcome = split_of(executor, tmp_path, True, specific_py=code, flowers_csv=raw)
-    assert outcome.failure.message == "X has 50 rows, but y has 1"
-
-
 @pytest.mark.parametrize("rows", [[0, 105], [-1], []])
 def test_it_rejects_rows_outside_of_the_train_set(bench: Bench, rows: list[int]) -> None:
     job = FoldJob(bench.data, bench.submit(HONEST), np.array(rows, dtype=np.int64))
