@@ -103,7 +103,6 @@ def test_it_takes_many_ids(api, folds):
         {"list_submission_fold": 1},
         {"list_submission_fold": "1,2"},
         {"list_submission_fold": {"1": 1}},
-        {"raw_data_id": 1},
     ],
     ids=repr,
 )
