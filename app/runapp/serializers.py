@@ -26,6 +26,8 @@ PREDICTION_FIELDS = (
     "databoard_s",
     "test_predictions",
     "full_train_predictions",
+    "test_predictions_shape",
+    "full_train_predictions_shape",
     "state",
     "log_messages",
     "train_time",
@@ -45,6 +47,8 @@ FOLD_FIELDS = (
     "priority",
     "full_train_predictions",
     "test_predictions",
+    "full_train_predictions_shape",
+    "test_predictions_shape",
     "state",
     "log_messages",
     "train_time",
@@ -298,7 +302,14 @@ class WaitSerializer(StrictSerializer):
     )
 
 
-class FoldSerializer(serializers.ModelSerializer[SubmissionFold]):
+class ShapesSerializer(serializers.ModelSerializer[SubmissionFold]):
+    """How many rows and outputs the predictions have; null while there are none."""
+
+    full_train_predictions_shape = serializers.ListField(child=serializers.IntegerField(), allow_null=True)
+    test_predictions_shape = serializers.ListField(child=serializers.IntegerField(), allow_null=True)
+
+
+class FoldSerializer(ShapesSerializer):
     """All of a fold."""
 
     sent_by = serializers.CharField(allow_null=True)
@@ -333,7 +344,7 @@ class LightFoldSerializer(serializers.ModelSerializer[SubmissionFold]):
         fields = LIGHT_FIELDS
 
 
-class PredictionSerializer(serializers.ModelSerializer[SubmissionFold]):
+class PredictionSerializer(ShapesSerializer):
     class Meta:
         model = SubmissionFold
         fields = PREDICTION_FIELDS

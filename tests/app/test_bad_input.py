@@ -368,17 +368,25 @@ def test_files_that_are_too_large_together(api, custom, untouched, settings):
     "files",
     [
         {"regressor.py": pack(b"")},
-        {"classifier.py": pack(b""), "extra.py": pack(b"")},
         {"Classifier.py": pack(b"")},
-        {"classifier.py": pack(CLASSIFIER), "feature_extractor.py": pack(b"")},
+        {"classifier.pyc": pack(CLASSIFIER), "helper.py": pack(b"")},
     ],
     ids=lambda files: ",".join(files),
 )
-def test_files_that_are_not_those_of_the_workflow(api, iris, untouched, files):
+def test_files_that_lack_those_of_the_workflow(api, iris, untouched, files):
     answer = api.new_fold(iris, files=files)
     check_refusal(answer, "files")
-    assert "classifier.py" in answer.body["files"][0]
+    assert "needs classifier.py too" in answer.body["files"][0]
     untouched()
+
+
+def test_all_files_that_are_missing_are_named(api):
+    sent = api.post("rawdata/", data_set("more", workflow_elements="feature_extractor,classifier,calibrator"))
+    api.post("rawdata/split/", {"raw_data_id": sent.body["id"], "held_out_test": 0.5})
+    raw_data = RawData.objects.get(pk=sent.body["id"])
+    answer = api.new_fold(raw_data, files={"classifier.py": pack(CLASSIFIER), "helper.py": pack(b"")})
+    check_refusal(answer, "files")
+    assert "needs calibrator.py, feature_extractor.py too" in answer.body["files"][0]
 
 
 # --- words

@@ -24,7 +24,7 @@ import numpy as np
 
 import runner
 from runner import datasets
-from runner.jobs import Failure, FoldJob, Limits, Outcome, Reason, SplitJob
+from runner.jobs import Failure, FoldJob, Limits, Outcome, Reason, SplitJob, rows_problem
 from runner.sandbox import launch, wire
 from runner.sandbox.report import Hearing, OnStage, parse, why
 from runner.sandbox.watch import LATE
@@ -60,6 +60,7 @@ class PlainExecutor:
             data, rows = job.data, np.asarray(job.train_is, dtype=np.int64).tolist()
             options: dict[str, Any] = {"task": "fold", "elements": data.workflow_elements}
             options |= {"target_column": data.target_column, "custom": data.custom, "train_is": rows}
+            options |= {"highest_test_row": job.highest_test_row}
             options |= {"data": str(data.folder.absolute())}
             options |= {"submission": str(folder / "code" / job.submission.name)}
             run = _Run(options, folder, self.limits)
@@ -239,8 +240,8 @@ def _load(task: Any, rows: np.ndarray, folder: Path) -> None:
         X_train, y_train = datasets.read_standard(task.data / "train.csv", task.options["target_column"])
         X_test, _ = datasets.read_standard(task.data / "test.csv", task.options["target_column"])
         task.loaded, arrays = (X_train, X_test), [rows]
-    if not len(rows) or rows.min() < 0 or rows.max() >= len(X_train):
-        raise datasets.DataError(f"train_is has to hold row numbers of the train set, from 0 to {len(X_train) - 1}")
+    if problem := rows_problem(rows, task.options["highest_test_row"], len(X_train)):
+        raise datasets.DataError(problem)
     if not task.specific:
         arrays.append(y_train[rows])
     task.options["rows"] = [len(X_train), len(X_test)]
