@@ -3,9 +3,10 @@
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.http import HttpRequest, JsonResponse
-from rest_framework.exceptions import APIException
+from django.http.multipartparser import MultiPartParserError
+from rest_framework.exceptions import APIException, ParseError
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_handler
 
@@ -20,6 +21,11 @@ class BodyTooLarge(APIException):
 def exception_handler(exception: Exception, context: dict[str, Any]) -> Response | None:
     if isinstance(exception, RequestDataTooBig):
         exception = BodyTooLarge(f"A request may have {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes at most.")
+    elif isinstance(exception, TooManyFieldsSent | TooManyFilesSent):
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+        exception = ParseError(f"A form may have {most} fields at most: send a list as JSON text in one field.")
+    elif isinstance(exception, MultiPartParserError):  # where Django has read the form, to authenticate a session
+        exception = ParseError(f"Multipart form parse error - {exception}")
     response = drf_handler(exception, context)
     if response is not None:
         response.data = _flat(response.data)

@@ -145,6 +145,12 @@ class SubmissionFold(models.Model):
     # Never NULL: SQLite overwrites a row in place where its length stays.
     fetch_id = models.UUIDField(default=NOT_FETCHED, help_text="the request for new predictions that took this fold")
 
+    # What a runner needs to know of test_is: its largest row number.
+    highest_test_row = models.BigIntegerField(default=0)
+    # Null while there are no predictions.
+    full_train_predictions_shape = models.JSONField(null=True, editable=False)
+    test_predictions_shape = models.JSONField(null=True, editable=False)
+
     # The long columns last: what stands before them is read without them.
     log_messages = models.TextField(blank=True)
     train_is = models.TextField(blank=True)

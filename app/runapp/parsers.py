@@ -1,19 +1,68 @@
-"""Request bodies: JSON. Their size is bounded by settings.DATA_UPLOAD_MAX_MEMORY_SIZE before they are read."""
+"""Request bodies: JSON and forms. settings.DATA_UPLOAD_MAX_MEMORY_SIZE bounds their size before they are read."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from rest_framework.exceptions import ParseError
+from django.core.files import File
+from django.http import QueryDict
+from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import JSONParser
+from rest_framework.utils.json import strict_constant
+
+CSRF_FIELD = "csrfmiddlewaretoken"
+"""The field by which a page of this server proves that it sent the form. No call gets to see it."""
 
 
 class SafeJSONParser(JSONParser):
-    """JSON, also where its nesting is meant to exhaust the stack."""
+    """JSON. Refuses nesting that would exhaust the stack, and objects that have a key twice."""
 
     def parse(
         self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         try:
-            return super().parse(stream, media_type, parser_context)
-        except RecursionError:
-            raise ParseError("JSON parse error - nested too deeply") from None
+            return load(stream.read().decode())  # JSON is UTF-8, whatever else the caller says
+        except ValueError as error:
+            raise ParseError(f"JSON parse error - {error}") from None
+
+
+class Form(dict[str, Any]):
+    """The fields of a form or of an address: a text each, or a list of texts where a field is repeated."""
+
+    @classmethod
+    def of(cls, sent: QueryDict) -> "Form":
+        """Reads the files of a multipart form as texts. ParseError for JSON that is labelled as a form."""
+        form = cls()
+        for name, values in sent.lists():
+            if name.lstrip()[:1] in ("{", "[") and len(sent) == 1:
+                raise ParseError("The body is JSON, sent as a form: add the header Content-Type: application/json.")
+            if name != CSRF_FIELD:
+                texts = [_text(name, value) for value in values]
+                form[name] = texts if len(texts) > 1 else texts[0]
+        return form
+
+
+def load(text: str) -> Any:
+    """The value of a JSON text. ValueError where it is not JSON, or ambiguous."""
+    try:
+        return json.loads(text, parse_constant=strict_constant, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice[:100]!r} twice")
+    return found
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, File):
+        return str(value)
+    try:
+        return value.read().decode()
+    except UnicodeDecodeError:
+        raise ValidationError({name[:100]: "Send UTF-8 text."}) from None

@@ -11,6 +11,7 @@ from rest_framework.exceptions import ValidationError
 
 from runapp import storage, webhooks
 from runapp.models import RawData, SubmissionFold
+from runapp.strict import StrictSerializer
 from runner import columns, payloads
 from runner.elements import SPECIFIC, parse_elements
 
@@ -25,6 +26,8 @@ PREDICTION_FIELDS = (
     "databoard_s",
     "test_predictions",
     "full_train_predictions",
+    "test_predictions_shape",
+    "full_train_predictions_shape",
     "state",
     "log_messages",
     "train_time",
@@ -44,6 +47,8 @@ FOLD_FIELDS = (
     "priority",
     "full_train_predictions",
     "test_predictions",
+    "full_train_predictions_shape",
+    "test_predictions_shape",
     "state",
     "log_messages",
     "train_time",
@@ -118,6 +123,10 @@ class FilesField(serializers.DictField):
     """{file name: base64(zlib(content))}, of a bounded size together."""
 
     child = PackedField()
+    default_error_messages = {
+        "not_a_dict": 'Send {{"file name": "base64(zlib(content))"}}, in a form as JSON text; '
+        "this is of type {input_type}."
+    }
 
     def __init__(self, setting: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -140,7 +149,7 @@ class FilesField(serializers.DictField):
         return files
 
 
-class RawDataSerializer(serializers.ModelSerializer[RawData]):
+class RawDataSerializer(StrictSerializer, serializers.ModelSerializer[RawData]):
     """A data set: `files` is one CSV file, or several with one .py (the custom data set's specific.py)."""
 
     files = FilesField("MAX_DATA_BYTES", write_only=True)
@@ -217,7 +226,7 @@ def _target_problem(names: list[str], target: str) -> str | None:
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 
 
-class SplitSerializer(serializers.Serializer[Any]):
+class SplitSerializer(StrictSerializer):
     raw_data_id = serializers.IntegerField(min_value=0, max_value=MAX_ID)
     held_out_test = serializers.FloatField(help_text="ratio of the rows that become the test set")
     random_state = serializers.IntegerField(default=42, min_value=0, max_value=2**32 - 1)
@@ -228,7 +237,7 @@ class SplitSerializer(serializers.Serializer[Any]):
         return ratio
 
 
-class CustomSplitSerializer(serializers.Serializer[Any]):
+class CustomSplitSerializer(StrictSerializer):
     raw_data_id = serializers.IntegerField(min_value=0, max_value=MAX_ID)
 
 
@@ -236,7 +245,7 @@ class TaskSerializer(serializers.Serializer[Any]):
     task_id = serializers.UUIDField()
 
 
-class NewFoldSerializer(serializers.Serializer[Any]):
+class NewFoldSerializer(StrictSerializer):
     """A fold to be trained and tested; with raw_data and files where its submission is new."""
 
     databoard_sf_id = serializers.IntegerField(min_value=0, max_value=MAX_ID)
@@ -292,7 +301,16 @@ class NewFoldSerializer(serializers.Serializer[Any]):
         return words
 
 
-class WaitSerializer(serializers.Serializer[Any]):
+class FoldsSerializer(StrictSerializer):
+    """Many folds in a form, whose fields have names."""
+
+    folds = serializers.ListField(
+        help_text="the folds, in a form as JSON text",
+        error_messages={"not_a_list": "Send a list of folds, in a form as JSON text; this is of type {input_type}."},
+    )
+
+
+class WaitSerializer(StrictSerializer):
     wait = serializers.IntegerField(
         min_value=0,
         max_value=MAX_WAIT,
@@ -301,7 +319,14 @@ class WaitSerializer(serializers.Serializer[Any]):
     )
 
 
-class FoldSerializer(serializers.ModelSerializer[SubmissionFold]):
+class ShapesSerializer(serializers.ModelSerializer[SubmissionFold]):
+    """How many rows and outputs the predictions have; null while there are none."""
+
+    full_train_predictions_shape = serializers.ListField(child=serializers.IntegerField(), allow_null=True)
+    test_predictions_shape = serializers.ListField(child=serializers.IntegerField(), allow_null=True)
+
+
+class FoldSerializer(ShapesSerializer):
     """All of a fold."""
 
     sent_by = serializers.CharField(allow_null=True)
@@ -336,23 +361,26 @@ class LightFoldSerializer(serializers.ModelSerializer[SubmissionFold]):
         fields = LIGHT_FIELDS
 
 
-class PredictionSerializer(serializers.ModelSerializer[SubmissionFold]):
+class PredictionSerializer(ShapesSerializer):
     class Meta:
         model = SubmissionFold
         fields = PREDICTION_FIELDS
 
 
-class PredictionListSerializer(serializers.Serializer[Any]):
+class PredictionListSerializer(StrictSerializer):
     list_submission_fold = serializers.ListField(
-        child=serializers.IntegerField(min_value=-(2**63), max_value=2**63 - 1), max_length=100_000
+        child=serializers.IntegerField(min_value=-(2**63), max_value=2**63 - 1),
+        max_length=100_000,
+        help_text="ids of folds; in a form as JSON text, or as a field that is repeated",
+        error_messages={"not_a_list": "Send a list of fold ids such as [1, 2]; this is of type {input_type}."},
     )
 
 
-class PredictionNewSerializer(serializers.Serializer[Any]):
+class PredictionNewSerializer(StrictSerializer):
     raw_data_id = serializers.IntegerField(min_value=0, max_value=MAX_ID, required=False, allow_null=True)
 
 
-class PageSerializer(serializers.Serializer[Any]):
+class PageSerializer(StrictSerializer):
     """Which part of a list: all of it as a bare array, or a page where limit or offset is given."""
 
     limit = serializers.IntegerField(min_value=1, max_value=100_000, required=False)

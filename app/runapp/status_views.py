@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from runapp import services
+from runapp.base import ApiView
 from runapp.models import Runner
 from runapp.services.metrics import metrics
 from runapp.services.readiness import OK, readiness
@@ -70,18 +71,18 @@ class WaitingSerializer(serializers.Serializer[Any]):
     estimate_reason = serializers.CharField(allow_blank=True, help_text="why there is no estimate")
 
 
-class RunnerList(APIView):
+class RunnerList(ApiView):
     """The runners that were heard in the last seven days."""
 
-    @extend_schema(responses=answers(200, RunnerSerializer(many=True)))
+    @extend_schema(responses=answers(200, RunnerSerializer(many=True), 400))
     def get(self, request: Request) -> Response:
         return Response(RunnerSerializer(Runner.objects.all(), many=True).data)
 
 
-class SubmissionFoldQueue(APIView):
+class SubmissionFoldQueue(ApiView):
     """Why a fold is waiting, and for how long."""
 
-    @extend_schema(responses=answers(200, WaitingSerializer, 404))
+    @extend_schema(responses=answers(200, WaitingSerializer, 400, 404))
     def get(self, request: Request, pk: int) -> Response:
         said = services.explain(pk)
         if said is None:

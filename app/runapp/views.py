@@ -10,9 +10,9 @@ from rest_framework import serializers
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from runapp import services, streams
+from runapp.base import ApiView, checked
 from runapp.models import NOT_FETCHED, RawData, Submission, SubmissionFold
 from runapp.serializers import (
     FOLD_FIELDS,
@@ -23,6 +23,7 @@ from runapp.serializers import (
     FoldDetailSerializer,
     FoldQuerySerializer,
     FoldSerializer,
+    FoldsSerializer,
     LightFoldSerializer,
     NewFoldSerializer,
     PageSerializer,
@@ -56,15 +57,19 @@ REFUSALS = {
         401: "No or wrong credentials",
         403: "No CSRF token with a session",
         406: "The answer can't be had in the format that was asked for",
+        411: "The body has no Content-Length",
         413: "The request is larger than the server accepts",
-        415: "The body is not JSON",
+        415: "The body is neither JSON nor a form, or it is compressed",
         429: "Too many wrong passwords from this address, or more than the user may have; Retry-After says when",
         503: "A disk does not answer; nothing is stored",
         507: "A disk is nearly full; nothing is stored",
     }.items()
 }
 
-STORING = (400, 413, 415, 503, 507)
+BODY = (400, 411, 413, 415)
+"""How a request may be refused that has a body."""
+
+STORING = (*BODY, 503, 507)
 """How a request may be refused that has something to store."""
 
 
@@ -80,16 +85,10 @@ def listed(serializer: type[serializers.Serializer[Any]]) -> Any:
     return PolymorphicProxySerializer(f"{name}List", [serializer(many=True), page], None, many=False)
 
 
-def checked(serializer: type[serializers.Serializer[Any]], data: Any) -> dict[str, Any]:
-    """The validated data, or 400."""
-    form = serializer(data=data)
-    form.is_valid(raise_exception=True)
-    result: dict[str, Any] = form.validated_data
-    return result
-
-
-class RawDataList(APIView):
+class RawDataList(ApiView):
     """List all data sets, or send a new one."""
+
+    query = PageSerializer
 
     @extend_schema(
         operation_id="runapp_rawdata_list",
@@ -97,7 +96,7 @@ class RawDataList(APIView):
         responses=answers(200, listed(RawDataSerializer), 400),
     )
     def get(self, request: Request) -> Response:
-        page = checked(PageSerializer, request.query_params)
+        page = self.asked
         data_sets = RawData.objects.all()
         if not page:
             return Response(RawDataSerializer(data_sets, many=True).data)
@@ -109,9 +108,7 @@ class RawDataList(APIView):
     @extend_schema(request=RawDataSerializer, responses=answers(201, RawDataSerializer, *STORING))
     def post(self, request: Request) -> Response:
         """Store a data set: one CSV file, or several files with one .py, the custom data set's own code."""
-        form = RawDataSerializer(data=request.data)
-        form.is_valid(raise_exception=True)
-        data = form.validated_data
+        data = checked(RawDataSerializer, request.data)
         if len(data["files"]) > 1 and not data["custom"]:
             text = (
                 "Several files need one .py among them (it becomes specific.py); a standard data set is one CSV file."
@@ -121,13 +118,13 @@ class RawDataList(APIView):
         return Response(RawDataSerializer(raw_data).data, status=201)
 
 
-class SplitTrainTest(APIView):
+class SplitTrainTest(ApiView):
     """Split a standard data set into train and test set."""
 
     serializer: type[serializers.Serializer[Any]] = SplitSerializer
     custom = False
 
-    @extend_schema(request=SplitSerializer, responses=answers(200, TaskSerializer, 400, 413, 415, 507))
+    @extend_schema(request=SplitSerializer, responses=answers(200, TaskSerializer, *BODY, 507))
     def post(self, request: Request) -> Response:
         return self.split(request)
 
@@ -150,13 +147,15 @@ class CustomSplitTrainTest(SplitTrainTest):
     serializer = CustomSplitSerializer
     custom = True
 
-    @extend_schema(request=CustomSplitSerializer, responses=answers(200, TaskSerializer, 400, 413, 415, 507))
+    @extend_schema(request=CustomSplitSerializer, responses=answers(200, TaskSerializer, *BODY, 507))
     def post(self, request: Request) -> Response:
         return self.split(request)
 
 
-class SubmissionFoldList(APIView):
+class SubmissionFoldList(ApiView):
     """List all folds, or send a new one (and, if it is new, its submission)."""
+
+    query = FoldQuerySerializer
 
     @extend_schema(
         operation_id="runapp_submissionfold_list",
@@ -164,7 +163,7 @@ class SubmissionFoldList(APIView):
         responses=answers(200, listed(FoldSerializer), 400),
     )
     def get(self, request: Request) -> StreamingHttpResponse:
-        return fold_list(request, FOLD_FIELDS)
+        return fold_list(self.asked, FOLD_FIELDS)
 
     @extend_schema(request=NewFoldSerializer, responses=answers(201, FoldSerializer, *STORING))
     def post(self, request: Request) -> StreamingHttpResponse:
@@ -172,23 +171,35 @@ class SubmissionFoldList(APIView):
         return streams.one(fold_record(fold, request), status=201)
 
 
-class SubmissionFoldBulk(APIView):
-    """Send many folds in one request: all of them are accepted, or none."""
+class SubmissionFoldBulk(ApiView):
+    """Send many folds in one request: all of them are accepted, or none. A form has them in its field `folds`."""
 
-    @extend_schema(request=NewFoldSerializer(many=True), responses=answers(201, FoldSerializer(many=True), *STORING))
+    @extend_schema(
+        request={
+            "application/json": NewFoldSerializer(many=True),
+            "application/x-www-form-urlencoded": FoldsSerializer,
+            "multipart/form-data": FoldsSerializer,
+        },
+        responses=answers(201, FoldSerializer(many=True), *STORING),
+    )
     def post(self, request: Request) -> StreamingHttpResponse:
-        form = NewFoldSerializer(data=request.data, many=True, allow_empty=False, max_length=10_000)  # type: ignore[call-arg]
+        sent: Any = request.data
+        if isinstance(sent, dict):
+            sent = checked(FoldsSerializer, sent)["folds"]
+        form = NewFoldSerializer(data=sent, many=True, allow_empty=False, max_length=10_000)  # type: ignore[call-arg]
         form.is_valid(raise_exception=True)
         folds = services.create_folds(form.validated_data, request.user)
         return streams.many((fold_record(fold, request) for fold in folds), status=201)
 
 
-class SubmissionFoldDetail(APIView):
+class SubmissionFoldDetail(ApiView):
     """All of one fold, with the attempts that have ended; with `wait` once it has ended, or after so many seconds."""
+
+    query = WaitSerializer
 
     @extend_schema(parameters=[WaitSerializer], responses=answers(200, FoldDetailSerializer, 400, 404))
     def get(self, request: Request, pk: int) -> StreamingHttpResponse:
-        seconds = checked(WaitSerializer, request.query_params)["wait"]
+        seconds = self.asked["wait"]
         waited = not seconds or services.wait_for_end(pk, seconds)
         record = next(streams.records(SubmissionFold.objects.filter(pk=pk), FOLD_FIELDS), None)
         if record is None:
@@ -199,8 +210,10 @@ class SubmissionFoldDetail(APIView):
         return answer
 
 
-class SubmissionFoldLightList(APIView):
+class SubmissionFoldLightList(ApiView):
     """Id, submission, state and `new` of all folds."""
+
+    query = FoldQuerySerializer
 
     @extend_schema(
         operation_id="runapp_submissionfold_light_list",
@@ -208,28 +221,25 @@ class SubmissionFoldLightList(APIView):
         responses=answers(200, listed(LightFoldSerializer), 400),
     )
     def get(self, request: Request) -> StreamingHttpResponse:
-        return fold_list(request, LIGHT_FIELDS)
+        return fold_list(self.asked, LIGHT_FIELDS)
 
 
-class GetTestPredictionList(APIView):
+class GetTestPredictionList(ApiView):
     """Predictions of the folds with the given ids; they are no longer new."""
 
-    @extend_schema(
-        request=PredictionListSerializer, responses=answers(200, PredictionSerializer(many=True), 400, 413, 415)
-    )
+    @extend_schema(request=PredictionListSerializer, responses=answers(200, PredictionSerializer(many=True), *BODY))
     def post(self, request: Request) -> StreamingHttpResponse:
         ids = checked(PredictionListSerializer, request.data)["list_submission_fold"]
         folds = SubmissionFold.objects.filter(pk__in={pk for pk in ids if 0 <= pk < 2**31})
         folds.filter(new=True).update(new=False)
-        return streams.many(streams.records(folds, PREDICTION_FIELDS))
+        rows = streams.records(folds, PREDICTION_FIELDS)
+        return streams.many(row | {"state": _state_of_2016(row["state"])} for row in rows)
 
 
-class GetTestPredictionNew(APIView):
+class GetTestPredictionNew(ApiView):
     """Predictions of the tested folds that nobody has fetched; they are no longer new."""
 
-    @extend_schema(
-        request=PredictionNewSerializer, responses=answers(200, PredictionSerializer(many=True), 400, 413, 415)
-    )
+    @extend_schema(request=PredictionNewSerializer, responses=answers(200, PredictionSerializer(many=True), *BODY))
     def post(self, request: Request) -> StreamingHttpResponse:
         raw_data_id = checked(PredictionNewSerializer, request.data).get("raw_data_id")
         folds = SubmissionFold.objects.filter(state=SubmissionFold.State.TESTED, new=True)
@@ -247,6 +257,11 @@ class GetTestPredictionNew(APIView):
         )
 
 
+def _state_of_2016(state: str) -> str:
+    """Databoard asks again only while it reads TODO: in 2016 TRAINED and VALIDATED never reached a client here."""
+    return SubmissionFold.State.TODO if state in SubmissionFold.OPEN else state
+
+
 def data_set(pk: int) -> RawData:
     try:
         return RawData.objects.get(pk=pk)
@@ -254,9 +269,8 @@ def data_set(pk: int) -> RawData:
         raise ValidationError({"raw_data_id": f"There is no data set {pk}; GET /runapp/rawdata/ lists them."}) from None
 
 
-def fold_list(request: Request, fields: tuple[str, ...]) -> StreamingHttpResponse:
+def fold_list(query: dict[str, Any], fields: tuple[str, ...]) -> StreamingHttpResponse:
     """The folds that the query asks for: a bare array, or a page with their count."""
-    query = checked(FoldQuerySerializer, request.query_params)
     lookups = {"state": "state", "raw_data": "databoard_s__raw_data", "databoard_s": "databoard_s"}
     folds: QuerySet[SubmissionFold] = SubmissionFold.objects.filter(
         **{lookup: query[name] for name, lookup in lookups.items() if name in query}

@@ -67,11 +67,31 @@ class DataSet:
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Train and test one submission. train_is: int64, shape (n,), row numbers of the train set."""
+    """Train and test one submission.
+
+    train_is: int64, shape (n,), row numbers of the train set.
+    highest_test_row: the largest number of the fold's `test_is`. A runner needs no more of it.
+    """
 
     data: DataSet
     submission: Path
     train_is: np.ndarray
+    highest_test_row: int = 0
+
+
+def out_of_range(row: int, rows: int) -> str:
+    """What is said of a row number that a train set of so many rows does not have."""
+    return f"Row {row} is out of range: the train set has rows 0 to {rows - 1}."
+
+
+def rows_problem(train_is: np.ndarray, highest_test_row: int, rows: int) -> str | None:
+    """What is wrong with a fold's row numbers for a train set of so many rows; None if nothing is."""
+    if not len(train_is):
+        return f"train_is names none of the {rows} rows of the train set."
+    outside = train_is[(train_is < 0) | (train_is >= rows)]
+    if len(outside):
+        return f"train_is: {out_of_range(outside[0], rows)}"
+    return f"test_is: {out_of_range(highest_test_row, rows)}" if highest_test_row >= rows else None
 
 
 @dataclass(frozen=True)

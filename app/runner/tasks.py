@@ -199,7 +199,7 @@ def train_test_submission_fold(self: Task, message: dict[str, Any]) -> dict[str,
     """Train and test one fold.
 
     message: databoard_sf_id, data (folder below DIR_DATA, target_column, workflow_elements, custom), submission
-    (folder below DIR_SUBMISSION), train_is (see payloads), attempt (which one this is).
+    (folder below DIR_SUBMISSION), train_is (see payloads), highest_test_row, attempt (which one this is).
     """
     _check_delivery(self, {"databoard_sf_id": message["databoard_sf_id"]})
     assert self.request.id
@@ -325,6 +325,7 @@ def _fold_job(message: dict[str, Any]) -> FoldJob:
         ),
         submission=_on_share(config.dir_submission(), message["submission"]),
         train_is=payloads.unpack(message["train_is"], "<i8", config.max_data_bytes()),
+        highest_test_row=message["highest_test_row"],
     )
 
 
@@ -349,6 +350,7 @@ def _fold_result(outcome: Outcome, task_id: str) -> dict[str, Any]:
         if predictions is not None:
             # A name of this run's own: a task that is delivered twice must not change what the first run stored.
             result[name] = payloads.pack(predictions, f"{task_id}.{name}.{secrets.token_hex(4)}")
+            result[f"{name}_shape"] = [*predictions.shape]
     return result
 
 

@@ -167,14 +167,16 @@ def encode_indices(indices: Iterable[int]) -> str:
     return encode_bytes(numbers.tobytes())
 
 
-def decode_predictions(text: str, n_rows: int) -> "np.ndarray":
-    """A record's `full_train_predictions` or `test_predictions` as float64, shape (n_rows, outputs).
+def decode_predictions(text: str, shape: int | Sequence[int]) -> "np.ndarray":
+    """A record's `full_train_predictions` or `test_predictions` as float64, in its shape.
 
-    n_rows: rows of the whole train set or of the test set. ValueError if the numbers don't fill whole rows.
+    shape: the record's `full_train_predictions_shape` or `test_predictions_shape`. A number of rows gives an array of
+    shape (rows, outputs). Raises ValueError if the numbers do not fill the shape.
     """
     import numpy as np  # only here: sending needs no numpy
 
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8").astype(np.float64).reshape(n_rows, -1)
+    shape = tuple(shape) if isinstance(shape, Sequence) else (shape, -1)
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8").astype(np.float64).reshape(shape)
 
 
 def _encode_files(paths: Sequence[str | Path]) -> dict[str, str]:

@@ -194,6 +194,8 @@ def result(key: int = 1, state: str = "TESTED", **more: Any) -> dict[str, Any]:
             "test_memory": 1024.0,
             "full_train_predictions": predictions(9),
             "test_predictions": predictions(3),
+            "full_train_predictions_shape": [9, 3],
+            "test_predictions_shape": [3, 3],
         }
     return message | more
 

@@ -1,6 +1,7 @@
 """Whatever a client sends: a 4xx of one shape that names the field, and nothing is stored."""
 
 import base64
+import gzip
 import json
 import zlib
 from typing import Any
@@ -14,10 +15,12 @@ from tests.app.helpers import (
     SPECIFIC,
     custom_data_set,
     data_set,
+    finish,
     fold,
     indices,
     new_fold,
     pack,
+    result,
 )
 
 pytestmark = pytest.mark.embedded
@@ -102,21 +105,44 @@ def test_a_body_that_is_not_json(api, untouched, path, body):
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("body", ["[]", "[1]", "[[]]", "null", "1", '"text"', "true", '{"": {}}'])
 def test_json_that_is_something_else(api, untouched, path, body):
-    answer = api.post_bytes(path, body.encode())
-    if path == "testpredictions/new/" and body == '{"": {}}':
-        assert answer.status == 200  # what is not known is passed over
-    else:
-        check_refusal(answer)
+    check_refusal(api.post_bytes(path, body.encode()))
     untouched()
 
 
 @pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/xml", "x"]
-)
+def test_json_with_a_key_twice(api, untouched, path):
+    answer = api.post_bytes(path, b'{"raw_data_id": 1, "raw_data_id": 2}')
+    check_refusal(answer, "detail")
+    assert "'raw_data_id' twice" in answer.body["detail"][0]
+    untouched()
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "x"])
 def test_another_content_type(api, untouched, path, content_type):
     check_refusal(api.post_bytes(path, b"a=1", content_type), "detail", (415,))
     untouched()
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, identity"])
+def test_a_compressed_body(api, untouched, path, encoding):
+    body = gzip.compress(b'{"raw_data_id": 1}')
+    answer = api.post_bytes(path, body, HTTP_CONTENT_ENCODING=encoding)
+    check_refusal(answer, "detail", (415,))
+    assert "without Content-Encoding" in answer.body["detail"][0]
+    untouched()
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_a_body_without_a_length_is_not_taken_for_an_empty_one(api, iris, path):
+    """As gunicorn hands it on: the body is there, but nothing says how long it is."""
+    api.new_fold(iris)
+    finish(result())
+    answer = api.post_bytes(path, b"", HTTP_TRANSFER_ENCODING="chunked")
+    check_refusal(answer, "detail", (411,))
+    assert "Content-Length" in answer.body["detail"][0]
+    assert SubmissionFold.objects.get().new
 
 
 @pytest.mark.parametrize(
@@ -140,6 +166,11 @@ def test_an_answer_in_another_format(api):
     answer = api.answer(lambda: api.client.get("/runapp/rawdata/", HTTP_ACCEPT="text/csv"))
     assert answer.status == 406
     assert list(answer.body) == ["detail"]
+
+
+def test_an_address_with_too_many_parameters(api):
+    answer = api.answer(lambda: api.client.get("/runapp/rawdata/?" + "&".join(f"a{n}=1" for n in range(2000))))
+    check_refusal(answer, "detail")
 
 
 # --- ids
@@ -181,7 +212,8 @@ def test_a_fold_of_an_unknown_data_set(api, iris, untouched, bad):
 @pytest.mark.parametrize("bad", [*IDS, 12345], ids=lambda bad: repr(bad)[:12])
 @pytest.mark.parametrize("path", ["rawdata/split/", "rawdata/customsplit/"])
 def test_a_split_of_an_unknown_data_set(api, untouched, path, bad):
-    check_refusal(api.post(path, {"raw_data_id": bad, "held_out_test": 0.5}), "raw_data_id")
+    body = {"raw_data_id": bad} | ({} if "custom" in path else {"held_out_test": 0.5})
+    check_refusal(api.post(path, body), "raw_data_id")
     untouched()
 
 
@@ -336,17 +368,25 @@ def test_files_that_are_too_large_together(api, custom, untouched, settings):
     "files",
     [
         {"regressor.py": pack(b"")},
-        {"classifier.py": pack(b""), "extra.py": pack(b"")},
         {"Classifier.py": pack(b"")},
-        {"classifier.py": pack(CLASSIFIER), "feature_extractor.py": pack(b"")},
+        {"classifier.pyc": pack(CLASSIFIER), "helper.py": pack(b"")},
     ],
     ids=lambda files: ",".join(files),
 )
-def test_files_that_are_not_those_of_the_workflow(api, iris, untouched, files):
+def test_files_that_lack_those_of_the_workflow(api, iris, untouched, files):
     answer = api.new_fold(iris, files=files)
     check_refusal(answer, "files")
-    assert "classifier.py" in answer.body["files"][0]
+    assert "needs classifier.py too" in answer.body["files"][0]
     untouched()
+
+
+def test_all_files_that_are_missing_are_named(api):
+    sent = api.post("rawdata/", data_set("more", workflow_elements="feature_extractor,classifier,calibrator"))
+    api.post("rawdata/split/", {"raw_data_id": sent.body["id"], "held_out_test": 0.5})
+    raw_data = RawData.objects.get(pk=sent.body["id"])
+    answer = api.new_fold(raw_data, files={"classifier.py": pack(CLASSIFIER), "helper.py": pack(b"")})
+    check_refusal(answer, "files")
+    assert "needs calibrator.py, feature_extractor.py too" in answer.body["files"][0]
 
 
 # --- words

@@ -59,7 +59,3 @@ def test_predictions_of_all_data_sets_are_asked_for_with_null(api, iris):
 def test_the_manuals_spelling_of_force_works(api, iris):
     api.new_fold(iris)
     assert api.new_fold(iris, force="submission, submission_fold").status == 201
-
-
-def test_what_a_client_adds_is_passed_over(api, iris):
-    assert api.new_fold(iris, comment="hello").status == 201

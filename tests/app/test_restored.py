@@ -122,8 +122,8 @@ def test_a_data_set_without_its_files_is_told_and_its_open_folds_end(api, whole,
     assert (one.state, two.state, two.error_reason) == ("TESTED", "ERROR", "infrastructure")
     assert "its files are not in the backup: delete it in /admin/, and send it again" in two.log_messages
     answer = api.new_fold(whole, 3)
-    assert answer.status == 400
-    assert "not in the backup" in answer.body["raw_data"][0]
+    assert answer.body["state"] == "ERROR"
+    assert "not in the backup" in answer.body["log_messages"]
     assert not queues.folds()
 
 

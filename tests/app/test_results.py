@@ -35,6 +35,7 @@ def test_it_works(sent):
     now = stored()
     assert (now.state, now.error_reason, now.log_messages, now.new) == ("TESTED", "", "", True)
     assert (now.test_predictions, now.full_train_predictions) == (predictions(3), predictions(9))
+    assert (now.test_predictions_shape, now.full_train_predictions_shape) == ([3, 3], [9, 3])
     assert (now.train_time, now.validation_time, now.test_time) == (1.5, 0.25, 0.125)
     assert (now.train_cpu_time, now.test_cpu_time) == (1.25, 0.0625)
     assert (now.train_memory, now.test_memory) == (2048, 1024)

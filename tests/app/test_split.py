@@ -5,8 +5,8 @@ import os
 import pytest
 
 from runapp import services
-from runapp.models import RawData, SubmissionFold
-from tests.app.helpers import finish, finish_split, fold, indices, new_fold, result, split_result
+from runapp.models import Call, RawData, SubmissionFold
+from tests.app.helpers import data_set, finish, finish_split, fold, indices, new_fold, result, split_result
 
 pytestmark = pytest.mark.embedded
 
@@ -114,14 +114,73 @@ def test_a_fold_that_waits_fails_with_the_split(api, raw, queues):
     assert (record["split_state"], record["split_log"]) == ("ERROR", "ERROR(split data): no such column")
 
 
-def test_a_fold_after_a_failed_split_is_rejected_with_its_reason(api, raw):
+def failed(api, raw):
+    """The data set's split has failed, and its message is out of the queue."""
     ask(api, raw)
     finish_split(raw, None)
 
-    answer = api.new_fold(raw)
 
-    assert answer.status == 400
-    assert "ERROR(split data): no such column" in answer.body["raw_data"][0]
+def check_ended(answer, count=1):
+    """Accepted, and ended as a fold does that waited for the split when it failed."""
+    assert answer.status == 201, answer.content
+    shown = answer.body if isinstance(answer.body, list) else [answer.body]
+    rows = SubmissionFold.objects.filter(pk__in=[record["databoard_sf_id"] for record in shown])
+    assert len(rows) == len(shown) == count
+    for record in [*shown, *rows.values()]:
+        assert (record["state"], record["error_reason"]) == ("ERROR", "user_code")
+        assert record["log_messages"] == "ERROR(split data): no such column"
+        assert record["finished_at"]
+        assert record["new"]
+
+
+def test_a_fold_after_a_failed_split_ends_with_its_log(api, raw, queues):
+    """As in 2016: clients read the log of a fold, not a 400."""
+    failed(api, raw)
+    queues.purge()
+
+    check_ended(api.new_fold(raw))
+
+    assert queues.take("L") == []
+    [record] = api.post("testpredictions/list/", {"list_submission_fold": [1]}).body
+    assert (record["state"], record["log_messages"]) == ("ERROR", "ERROR(split data): no such column")
+    assert services.mend() == 0
+
+
+def test_many_folds_after_a_failed_split_end_with_its_log(api, raw, iris, queues):
+    other = RawData.objects.get(pk=api.post("rawdata/", data_set("other")).body["id"])
+    failed(api, other)
+    queues.purge()
+    bodies = [new_fold(other, 1, submission=9), new_fold(iris, 2), fold(3, 9)]
+
+    answer = api.post("submissionfold/bulk/", bodies)
+
+    assert answer.status == 201
+    assert [record["state"] for record in answer.body] == ["ERROR", "TODO", "ERROR"]
+    assert queues.folds() == [2]
+
+
+@pytest.mark.parametrize("force", ["submission_fold", "submission", "submission,submission_fold"])
+def test_a_fold_that_is_replaced_after_a_failed_split_ends_with_its_log(api, iris, queues, force):
+    api.new_fold(iris)
+    finish(result())
+    failed(api, iris)
+    queues.purge()
+    check_ended(api.new_fold(iris, force=force))
+    assert queues.take("L") == []
+
+
+def test_its_end_is_told_to_the_webhook(api, raw):
+    failed(api, raw)
+    webhook = {"webhook": "http://example.org/", "webhook_secret": "0123456789abcdef"}
+    check_ended(api.new_fold(raw, **webhook))
+    assert Call.objects.get().databoard_sf_id == 1
+
+
+def test_it_does_not_count_as_waiting(api, raw, settings):
+    settings.MAX_WAITING = 1
+    failed(api, raw)
+    answer = api.post("submissionfold/bulk/", [new_fold(raw, key) for key in range(3)])
+    check_ended(answer, 3)
 
 
 def test_a_log_of_any_bytes_is_stored(api, raw):

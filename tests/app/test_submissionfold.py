@@ -105,6 +105,7 @@ def test_it_queues_the_fold_by_its_priority(api, iris, queues, more, queue):
         },
         "submission": Path(Submission.objects.get().files_path).name,
         "train_is": body["train_is"],
+        "highest_test_row": 8,
         "attempt": 1,
     }
     for other in {"L", "H", "celery", "master_periodic"} - {queue}:
@@ -115,6 +116,14 @@ def test_it_stores_the_files_of_the_submission(api, iris):
     api.new_fold(iris)
     folder = Path(Submission.objects.get().files_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"classifier.py": CLASSIFIER}
+
+
+def test_it_stores_the_files_beside_those_of_the_workflow(api, iris):
+    """The test workflow of 2016 sends three to a data set of `classifier`."""
+    files = {"classifier.py": CLASSIFIER, "feature_extractor.py": b"x = 1", "weights.bin": b"\0\xff", "a b.txt": b""}
+    assert api.new_fold(iris, files={name: pack(content) for name, content in files.items()}).status == 201
+    folder = Path(Submission.objects.get().files_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
 
 
 def test_a_second_fold_needs_no_files(api, iris, queues):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from runapp import services
 from runapp.models import SubmissionFold
-from tests.app.helpers import finish, predictions, result
+from tests.app.helpers import finish, predictions, progress, result
 
 pytestmark = pytest.mark.embedded
 
@@ -48,6 +49,8 @@ def test_it_works(api, folds):
         "databoard_s": 5,
         "test_predictions": predictions(3),
         "full_train_predictions": predictions(9),
+        "test_predictions_shape": [3, 3],
+        "full_train_predictions_shape": [9, 3],
         "state": "TESTED",
         "log_messages": "said",
         "train_time": 1.5,
@@ -66,6 +69,21 @@ def test_it_gives_those_that_exist_in_any_state(api, folds):
     assert answer.status == 200
     assert sorted(answer.ids) == [1, 2, 3]
     assert {record["state"] for record in answer.body} == {"TESTED", "ERROR", "TODO"}
+
+
+@pytest.mark.parametrize("state", ["TODO", "TRAINED", "VALIDATED"])
+def test_a_fold_in_progress_is_todo(api, folds, state):
+    """Databoard of 2016 asks again only while it reads TODO."""
+    services.advance(progress(3, state))
+    assert [record["state"] for record in ask(api, [1, 2, 3]).body] == ["TESTED", "ERROR", "TODO"]
+    # All other calls show how far it is.
+    assert api.get("submissionfold/3/").body["state"] == state
+    assert api.get("submissionfold-light/").body[2]["state"] == state
+
+
+def test_there_is_no_shape_without_predictions(api, folds):
+    for record in [*ask(api, [2, 3]).body, *api.get("submissionfold/").body[1:]]:
+        assert (record["test_predictions_shape"], record["full_train_predictions_shape"]) == (None, None)
 
 
 def test_they_are_no_longer_new(api, folds):
@@ -103,7 +121,6 @@ def test_it_takes_many_ids(api, folds):
         {"list_submission_fold": 1},
         {"list_submission_fold": "1,2"},
         {"list_submission_fold": {"1": 1}},
-        {"raw_data_id": 1},
     ],
     ids=repr,
 )

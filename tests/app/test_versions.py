@@ -33,6 +33,7 @@ def test_it_takes_in_a_result(sent, more):
     message = recorded("save_fold") | {"databoard_sf_id": 1, "task_id": stored().task_id}
     tasks.save_fold(message | more)
     assert (stored().state, stored().train_time) == ("TESTED", message["train_time"])
+    assert stored().test_predictions_shape == message["test_predictions_shape"]
 
 
 def test_it_takes_in_how_far_a_fold_is(sent, more):

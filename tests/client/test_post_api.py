@@ -331,6 +331,15 @@ def test_decode_predictions(shape):
     decoded[0, 0] = 0  # it is the caller's own
 
 
+@pytest.mark.parametrize("shape", [[4], [4, 3], [4, 3, 2], [0, 2]])
+def test_decode_predictions_of_a_shape(shape):
+    predictions = np.random.default_rng(1).normal(size=shape)
+    text = base64.b64encode(zlib.compress(predictions.astype("<f8").tobytes())).decode()
+    decoded = post_api.decode_predictions(text, shape)
+    assert np.array_equal(decoded, predictions)
+    assert decoded.shape == tuple(shape)
+
+
 def test_it_rejects_predictions_that_do_not_fill_the_rows():
     with pytest.raises(ValueError, match="reshape"):
         post_api.decode_predictions(post_api.encode_bytes(bytes(8 * 7)), 3)

@@ -18,8 +18,25 @@ from tests.runner.helpers import split_job
 @pytest.mark.parametrize("wrong", [30, -1, 2**62, -(2**63)])
 def test_a_row_that_the_train_set_has_not_is_an_error_of_the_data(wrong, run):
     outcome = run(train_is=np.array([0, 1, wrong]))
-    assert_failed(outcome, Reason.DATA, "split", f"row {wrong}", "30 rows")
+    message = f"Row {wrong} is out of range: the train set has rows 0 to 29."
+    assert_failed(outcome, Reason.DATA, "split", "train_is", message)
     assert outcome.failure.log.startswith("ERROR(split data): ")
+
+
+@pytest.mark.parametrize("custom", [False, True], ids=["standard", "custom"])
+@pytest.mark.parametrize(("highest", "right"), [(29, True), (30, False), (2**63 - 1, False)])
+def test_a_test_row_that_the_train_set_has_not_is_an_error_of_the_data(
+    custom, highest, right, either_executor, make_submission, small_data, tmp_path
+):
+    """The train set may be smaller than the one that the fold was made for: the data set was split again."""
+    data = write_specific(tmp_path / "data") if custom else small_data
+    job = FoldJob(data, make_submission(classifier=classifier()), ALL, highest)
+    outcome = either_executor.run_fold(job)
+    if right:
+        assert outcome.state == "TESTED"
+    else:
+        message = f"test_is: Row {highest} is out of range: the train set has rows 0 to 29."
+        assert_failed(outcome, Reason.DATA, "split", message)
 
 
 def test_a_data_set_that_lacks_a_file_is_an_error_of_the_data(executor, make_submission, small_data, tmp_path):
@@ -63,7 +80,7 @@ def test_a_mistake_of_a_submission_shows_both_sides(executor, make_submission, t
 
 def test_a_row_that_a_custom_train_set_has_not_is_an_error_of_the_data(executor, make_submission, tmp_path):
     job = FoldJob(write_specific(tmp_path / "data"), make_submission(classifier=classifier()), np.array([30]))
-    assert_failed(executor.run_fold(job), Reason.DATA, "split", "row 30", "30 rows")
+    assert_failed(executor.run_fold(job), Reason.DATA, "split", "Row 30", "rows 0 to 29")
 
 
 @pytest.mark.parametrize("kit", [IRIS, DIABETES], ids=lambda kit: kit.name)

@@ -97,7 +97,8 @@ def fold_message(train_is=None, **changes):
         "custom": False,
     }
     text = payloads.pack(np.arange(100) if train_is is None else train_is, f"{TASK_ID}.train_is")
-    return {"databoard_sf_id": 7, "data": data, "submission": "sub", "train_is": text} | changes
+    message = {"databoard_sf_id": 7, "data": data, "submission": "sub", "train_is": text, "highest_test_row": 0}
+    return message | changes
 
 
 def split_message(**changes):
@@ -192,6 +193,7 @@ def test_a_fold_sends_its_result(split, sent):
     expected = reference.predict(IRIS, IRIS.submission_folder("forest"), train_is)
     for name, by_hand in zip(("full_train_predictions", "test_predictions"), expected, strict=True):
         assert payloads.unpack(message[name], "<f8", 1 << 30).tobytes() == by_hand.tobytes()
+        assert message[f"{name}_shape"] == [*by_hand.shape]
 
 
 def test_a_fold_that_fails_sends_what_was_done_before(share, split, sent):
@@ -213,6 +215,7 @@ def test_a_fold_that_fails_sends_what_was_done_before(share, split, sent):
     assert message["train_time"] > 0
     assert "test_time" not in message
     assert "full_train_predictions" not in message
+    assert "full_train_predictions_shape" not in message
 
 
 def test_notes_stand_in_the_log_of_a_fold_without_error(share, split, sent, fake):
@@ -225,7 +228,7 @@ def test_notes_stand_in_the_log_of_a_fold_without_error(share, split, sent, fake
 def test_the_job_is_what_the_message_says(share, split, sent, fake):
     jobs = []
     fake(lambda job, on_stage: jobs.append(job) or Outcome())
-    run(tasks.train_test_submission_fold, fold_message(np.array([4, 2])))
+    run(tasks.train_test_submission_fold, fold_message(np.array([4, 2]), highest_test_row=7))
     [job] = jobs
     assert job.data.folder == share / "data" / "birds" / "version-1"
     assert (job.data.target_column, job.data.custom) == ("species", False)
@@ -233,6 +236,7 @@ def test_the_job_is_what_the_message_says(share, split, sent, fake):
     assert job.submission == share / "submission" / "sub"
     assert job.train_is.dtype == np.int64
     assert job.train_is.tolist() == [4, 2]
+    assert job.highest_test_row == 7
 
 
 def test_a_fold_keeps_the_split_that_it_started_with(share, split, sent, fake):

@@ -15,12 +15,13 @@ from django.utils import timezone
 from rest_framework.exceptions import APIException, ValidationError
 
 from runapp import storage
-from runapp.models import RawData, Submission, SubmissionFold
+from runapp.models import Call, RawData, Submission, SubmissionFold
 from runapp.services.pressure import check_bytes, check_folds, check_space, storing
 from runapp.services.queueing import publish_ready
 from runapp.signals import remove_unused
 from runner import payloads, revoked
 from runner.elements import parse_elements
+from runner.jobs import Reason, out_of_range
 
 
 class Conflict(APIException):
@@ -79,15 +80,20 @@ def _create_folds(items: list[dict[str, Any]], user: Any, all_new: bool) -> list
                     raise _at(error, number, len(items)) from None
             # In one order, so that two requests with the same ids wait for each other instead of locking up.
             SubmissionFold.objects.bulk_create(sorted(folds, key=lambda fold: fold.pk), batch_size=500)
+            waiting = [fold for fold in folds if fold.state in SubmissionFold.OPEN]
+            if len(waiting) < len(folds):
+                ended = {fold.pk for fold in folds} - {fold.pk for fold in waiting}
+                Call.record(SubmissionFold.objects.filter(pk__in=ended))
             # Before the files are stored, and after all else that may wait for another request: no two lock up.
-            check_folds(user, len(folds))
+            if waiting:
+                check_folds(user, len(waiting))
             if batch.files:
                 check_bytes(user, sum(batch.submissions[key].size for key in batch.forced))
             _store_files(batch.files)
     except BaseException:
         storage.delete_payloads(written)
         raise
-    transaction.on_commit(lambda: publish_ready(folds))
+    transaction.on_commit(lambda: publish_ready(waiting))
     return folds
 
 
@@ -193,9 +199,7 @@ def _new_fold(
     if data_set.split_state == RawData.Split.DONE and data_set.n_train is not None:
         for name in ("train_is", "test_is"):
             if (highest := item[name].highest) >= data_set.n_train:
-                raise ValidationError(
-                    {name: f"Row {highest} is out of range: the train set has rows 0 to {data_set.n_train - 1}."}
-                )
+                raise ValidationError({name: out_of_range(highest, data_set.n_train)})
     batch.new_ids.add(key)
     task_id = str(uuid.uuid4())
     indices = {}
@@ -208,9 +212,23 @@ def _new_fold(
         priority=item["priority"],
         task_id=task_id,
         attempts=1,
+        highest_test_row=item["test_is"].highest,
         created_by=user,
         **indices,
+        **_end(data_set),
     )
+
+
+def _end(data_set: RawData) -> dict[str, Any]:
+    """How a fold ends that is sent after the split of its data set has failed. Clients of 2016 read its log."""
+    if data_set.split_state != RawData.Split.ERROR:
+        return {}
+    return {
+        "state": SubmissionFold.State.ERROR,
+        "error_reason": data_set.split_reason or Reason.DATA,
+        "log_messages": data_set.split_log,
+        "finished_at": timezone.now(),
+    }
 
 
 def _check_webhook(item: dict[str, Any], known: Submission) -> None:
@@ -243,16 +261,19 @@ def _check_split(data_set: RawData) -> None:
         raise ValidationError(
             {"raw_data": f"Data set {data_set.pk} was never split: POST /runapp/rawdata/{call}/ first."}
         )
-    if data_set.split_state == RawData.Split.ERROR:
-        raise ValidationError({"raw_data": f"The split of data set {data_set.pk} failed: {data_set.split_log}"})
 
 
 def _check_files(files: dict[str, str], data_set: RawData) -> None:
     if data_set.custom:
         return
     wanted = {f"{element}.py" for element in parse_elements(data_set.workflow_elements)}
-    if set(files) != wanted:
-        raise ValidationError({"files": f"A submission to {data_set.name} has the files {', '.join(sorted(wanted))}."})
+    if missing := sorted(wanted - set(files)):
+        raise ValidationError(
+            {
+                "files": f"A submission to {data_set.name} needs {', '.join(missing)} too: it has the files "
+                f"{', '.join(sorted(wanted))}, and may bring others beside them."
+            }
+        )
 
 
 def _at(error: ValidationError, number: int, count: int) -> ValidationError:

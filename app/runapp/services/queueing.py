@@ -99,6 +99,7 @@ def _message(fold: SubmissionFold) -> dict[str, Any]:
         },
         "submission": submission.files_path.rpartition("/")[2],
         "train_is": fold.train_is,
+        "highest_test_row": fold.highest_test_row,
         "attempt": fold.attempts,
     }
 

@@ -12,6 +12,7 @@ from runapp import storage
 from runapp.models import PAYLOADS, RawData, Submission, SubmissionFold
 from runapp.services.data_sets import ask_for_split, end_unsplit
 from runapp.services.queueing import open_folds, publish, ready_folds
+from runapp.services.results import PREDICTIONS, SHAPES
 from runner import copies, payloads
 from runner.jobs import Reason
 
@@ -100,7 +101,7 @@ def _fold(fold: SubmissionFold) -> str:
         return f"{what}, nor can they be made again: send it again with force='submission_fold'"
     # As if it had been replaced, which is what became of it after that moment.
     fold.failed_attempts.all().delete()
-    nothing = {"error_reason": "", "log_messages": "", "full_train_predictions": "", "test_predictions": ""}
+    nothing = dict.fromkeys(("error_reason", "log_messages", *PREDICTIONS), "") | dict.fromkeys(SHAPES)
     again = {"task_id": str(uuid.uuid4()), "attempts": 1, "returns": 0, "new": True, "finished_at": None}
     SubmissionFold.objects.filter(pk=fold.pk).update(**AS_NEW, **nothing, **again)
     return f"{what}: it is run again"

@@ -23,7 +23,9 @@ MEASURES = (
     "train_memory",
     "test_memory",
 )
-RESULT_FIELDS = ("log_messages", "error_reason", *MEASURES, "full_train_predictions", "test_predictions")
+PREDICTIONS = ("full_train_predictions", "test_predictions")
+SHAPES = tuple(f"{name}_shape" for name in PREDICTIONS)
+RESULT_FIELDS = ("log_messages", "error_reason", *MEASURES, *PREDICTIONS, *SHAPES)
 
 
 def advance(message: dict[str, Any]) -> bool:

@@ -20,7 +20,17 @@ from typing import Any
 import numpy as np
 
 from runner.elements import SPECIFIC
-from runner.jobs import STANDARD_FILES, DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
+from runner.jobs import (
+    STANDARD_FILES,
+    DataSet,
+    Failure,
+    FoldJob,
+    Limits,
+    Outcome,
+    Reason,
+    SplitJob,
+    rows_problem,
+)
 from runner.sandbox import cgroups, launch, selftest, wire
 from runner.sandbox.data import DataSets, Held
 from runner.sandbox.line import Line, RefusedError, ZygoteError
@@ -130,11 +140,8 @@ class Executor:
             raise _DataProblem(str(error)) from None
         held = self._data.get(data.folder, lambda: self._read(slot, data, packages))
         rows = np.ascontiguousarray(job.train_is, dtype=np.int64)
-        outside = rows[(rows < 0) | (rows >= held.rows[0])]
-        if not len(rows):
-            raise _DataProblem(f"train_is names none of the {held.rows[0]} rows of the train set")
-        if len(outside):
-            raise _DataProblem(f"train_is names row {outside[0]}, but the train set has {held.rows[0]} rows")
+        if problem := rows_problem(rows, job.highest_test_row, held.rows[0]):
+            raise _DataProblem(problem)
         slot.keep(self._data.folders())
         line = slot.loaded(data, held, packages)
         parts = wire.pack_array(rows)

@@ -24,7 +24,7 @@ import numpy as np
 
 import runner
 from runner import datasets
-from runner.jobs import STANDARD_FILES, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
+from runner.jobs import STANDARD_FILES, Failure, FoldJob, Limits, Outcome, Reason, SplitJob, rows_problem
 from runner.sandbox import launch, wire
 from runner.sandbox.report import Hearing, OnStage, parse, why
 from runner.sandbox.watch import LATE
@@ -60,6 +60,7 @@ class PlainExecutor:
             data, rows = job.data, np.asarray(job.train_is, dtype=np.int64).tolist()
             options: dict[str, Any] = {"task": "fold", "elements": data.workflow_elements}
             options |= {"target_column": data.target_column, "custom": data.custom, "train_is": rows}
+            options |= {"highest_test_row": job.highest_test_row}
             options |= {"data": str(data.folder.absolute())}
             options |= {"submission": str(folder / "code" / job.submission.name)}
             run = _Run(options, folder, self.limits)
@@ -238,8 +239,8 @@ def _load(task: Any, rows: np.ndarray, folder: Path) -> None:
     else:
         data = datasets.read_standard(task.options["target_column"], *(task.data / name for name in STANDARD_FILES))
         task.loaded, counts = (data.X_train, data.X_test), (len(data.X_train), len(data.X_test))
-    if not len(rows) or rows.min() < 0 or rows.max() >= counts[0]:
-        raise datasets.DataError(f"train_is has to hold row numbers of the train set, from 0 to {counts[0] - 1}")
+    if problem := rows_problem(rows, task.options["highest_test_row"], counts[0]):
+        raise datasets.DataError(problem)
     if not task.specific:
         arrays.append(data.y_train[rows])
     task.options["rows"] = counts
