@@ -44,6 +44,7 @@ if PROD and not env.is_set("DR_ALLOWED_HOSTS"):
 ALLOWED_HOSTS = [host.strip() for host in env.text("DR_ALLOWED_HOSTS", "*").split(",")]
 
 INSTALLED_APPS = [
+    "runapp",  # first: its templates replace those of the others
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -55,7 +56,6 @@ INSTALLED_APPS = [
     "rest_framework.authtoken",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "runapp",
 ]
 
 MIDDLEWARE = [

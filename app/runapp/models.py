@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.db import models, transaction
 from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Left
 from django.utils import timezone
 
 from runner import payloads
@@ -24,6 +25,20 @@ NOT_FETCHED = UUID(int=0)
 
 GRACE = timedelta(seconds=60)
 """How long after its hard limit a fold's result may take to arrive before the fold counts as lost."""
+
+
+def without_payloads(folds: "QuerySet[SubmissionFold]") -> "QuerySet[SubmissionFold]":
+    """The folds without their payload columns, which hold megabytes, but with the names of the payload files."""
+    names: dict[str, Any] = {f"{name}_start": Left(name, 200) for name in PAYLOADS}
+    return folds.defer(*PAYLOADS).annotate(**names)
+
+
+def cascade_without_payloads(collector: Any, field: Any, folds: "QuerySet[SubmissionFold]", using: str) -> None:
+    """Delete a submission's folds with it. Django's own CASCADE would read all columns of all of them."""
+    models.CASCADE(collector, field, without_payloads(folds), using)
+
+
+cascade_without_payloads.lazy_sub_objs = True  # type: ignore[attr-defined]  # Django: do not read the folds before
 
 
 class RawData(models.Model):
@@ -117,7 +132,9 @@ class SubmissionFold(models.Model):
         HIGH = "H", "high"
 
     databoard_sf_id = models.IntegerField("id", primary_key=True)
-    databoard_s = models.ForeignKey(Submission, models.CASCADE, null=True, blank=True, verbose_name="submission")
+    databoard_s = models.ForeignKey(
+        Submission, cascade_without_payloads, null=True, blank=True, verbose_name="submission"
+    )
     priority = models.CharField(max_length=1, choices=Priority.choices, default=Priority.LOW)
     state = models.CharField(max_length=9, choices=State.choices, default=State.TODO)
     train_time = models.FloatField(default=0.0)
@@ -127,7 +144,7 @@ class SubmissionFold(models.Model):
     train_memory = models.FloatField(default=0.0)
     test_cpu_time = models.FloatField(default=0.0)
     test_memory = models.FloatField(default=0.0)
-    new = models.BooleanField(default=True)
+    new = models.BooleanField("to fetch", default=True)
 
     error_reason = models.CharField(max_length=20, choices=[(r.value, r.value) for r in Reason], blank=True)
     task_id = models.CharField(max_length=36, blank=True)
@@ -167,6 +184,7 @@ class SubmissionFold(models.Model):
             # The light list reads nothing but this index: the rows are large.
             models.Index("databoard_sf_id", "databoard_s", "state", "new", name="fold_light"),
             models.Index("state", "databoard_sf_id", name="fold_state"),
+            models.Index(fields=["-created_at", "-databoard_sf_id"], name="fold_newest"),  # the list of /admin/
             models.Index("databoard_sf_id", name="fold_new", condition=Q(state="TESTED", new=True)),
             models.Index("databoard_sf_id", name="fold_open", condition=Q(state__in=("TODO", "TRAINED", "VALIDATED"))),
             models.Index("fetch_id", name="fold_fetch", condition=~Q(fetch_id=NOT_FETCHED)),
@@ -229,9 +247,12 @@ class SubmissionFold(models.Model):
         waiting = {"state": self.State.TODO, "started_at": None, "deadline": None, "runner": ""}
         return fold.update(**waiting, **changes) == 1
 
-    def delete_payload_files(self) -> None:
-        for name in PAYLOADS:
-            payloads.delete(getattr(self, name))
+    def payload_files(self) -> list[str]:
+        """The payloads that are files, as their columns name them. Asks the database if `without_payloads` has not."""
+        if not hasattr(self, f"{PAYLOADS[0]}_start"):
+            row = without_payloads(SubmissionFold.objects.filter(pk=self.pk)).first()
+            return row.payload_files() if row else []
+        return [text for name in PAYLOADS if payloads.is_file(text := getattr(self, f"{name}_start"))]
 
 
 class Runner(models.Model):
@@ -257,6 +278,7 @@ class Runner(models.Model):
     hard_time_limit = models.FloatField()
     version = models.CharField(max_length=50, blank=True)
     share = models.BooleanField("sees the share")
+    packages = models.JSONField(default=list, help_text="that folds can import there (runner.packages)")
     # By the runner's clock. Together they put its reports in order.
     started_at = models.DateTimeField()
     number = models.IntegerField("reports since its start")

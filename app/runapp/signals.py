@@ -1,19 +1,23 @@
 """What goes with a row that is deleted, from wherever it is deleted (services, admin, cascade)."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.db import transaction
-from django.db.models.signals import post_delete
+from django.db.models.signals import post_delete, pre_delete
 from django.dispatch import receiver
 
 from runapp.models import RawData, Submission, SubmissionFold
+from runner import payloads
 
 
-@receiver(post_delete, sender=SubmissionFold)
+@receiver(pre_delete, sender=SubmissionFold)
 def _delete_payload_files(instance: SubmissionFold, **_: Any) -> None:
-    transaction.on_commit(instance.delete_payload_files)
+    """Reads the files' names while the row still exists: a fold may be in memory without its payload columns."""
+    for file in instance.payload_files():
+        transaction.on_commit(partial(payloads.delete, file))
 
 
 @receiver(post_delete, sender=Submission)

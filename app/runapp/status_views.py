@@ -8,7 +8,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema, inline_serializer
 from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework import serializers
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -17,9 +17,11 @@ from rest_framework.views import APIView
 
 from runapp import services
 from runapp.base import ApiView
-from runapp.models import Runner
+from runapp.models import RawData, Runner
+from runapp.serializers import MAX_ID
 from runapp.services.metrics import metrics
 from runapp.services.readiness import OK, readiness
+from runapp.strict import StrictSerializer
 from runapp.views import REFUSALS, answers
 
 
@@ -77,6 +79,38 @@ class RunnerList(ApiView):
     @extend_schema(responses=answers(200, RunnerSerializer(many=True), 400))
     def get(self, request: Request) -> Response:
         return Response(RunnerSerializer(Runner.objects.all(), many=True).data)
+
+
+class PackageSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(help_text="of the distribution, as pip normalises it: lower case, with hyphens")
+    version = serializers.CharField()
+    modules = serializers.ListField(child=serializers.CharField(), help_text="what `import` finds, at the top level")
+    runners = serializers.ListField(child=serializers.CharField(), help_text="those that have this version")
+
+
+class PackagesQuerySerializer(StrictSerializer):
+    raw_data = serializers.IntegerField(
+        min_value=0, max_value=MAX_ID, required=False, help_text="a data set; today all have the same packages"
+    )
+
+    def validate_raw_data(self, pk: int) -> int:
+        if not RawData.objects.filter(pk=pk).exists():
+            raise ValidationError(f"There is no data set {pk}; GET /runapp/rawdata/ lists them.")
+        return pk
+
+
+class PackageList(ApiView):
+    """The packages that submissions can import, as the runners report them: an entry for each version."""
+
+    query = PackagesQuerySerializer
+
+    @extend_schema(
+        operation_id="runapp_packages_list",
+        parameters=[PackagesQuerySerializer],
+        responses=answers(200, PackageSerializer(many=True), 400),
+    )
+    def get(self, request: Request) -> Response:
+        return Response(PackageSerializer(services.packages(), many=True).data)
 
 
 class SubmissionFoldQueue(ApiView):

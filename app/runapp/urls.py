@@ -13,6 +13,7 @@ urlpatterns = [
     path("submissionfold/<int:pk>/", views.SubmissionFoldDetail.as_view()),
     path("submissionfold/<int:pk>/queue/", status_views.SubmissionFoldQueue.as_view()),
     path("submissionfold-light/", views.SubmissionFoldLightList.as_view()),
+    path("packages/", status_views.PackageList.as_view()),
     path("runners/", status_views.RunnerList.as_view()),
     path("testpredictions/list/", views.GetTestPredictionList.as_view()),
     path("testpredictions/new/", views.GetTestPredictionNew.as_view()),

@@ -14,7 +14,7 @@ from celery.signals import task_postrun, task_prerun, worker_shutdown, worker_sh
 from celery.utils.log import get_task_logger
 from kombu.exceptions import OperationalError
 
-from runner import config, share
+from runner import config, packages, share
 
 log = get_task_logger(__name__)
 
@@ -126,6 +126,7 @@ class Heartbeat:
             "hard_time_limit": limits.hard_time,
             "version": _version(),
             "share": self._share,
+            "packages": packages.installed(),  # in each report, as any may be lost: it is small
         }
 
 

@@ -19,6 +19,7 @@ PATHS = {
     "/runapp/testpredictions/list/": {"post"},
     "/runapp/testpredictions/new/": {"post"},
     "/runapp/submissionfold/{id}/queue/": {"get"},
+    "/runapp/packages/": {"get"},
     "/runapp/runners/": {"get"},
     "/healthz": {"get"},
     "/metrics": {"get"},

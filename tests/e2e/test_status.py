@@ -23,6 +23,19 @@ main()
 """
 
 
+LOOKS_FOR = """
+import importlib.util
+import sklearn.dummy
+
+missing = [name for name in {modules} if importlib.util.find_spec(name) is None]
+assert not missing, missing
+
+
+class Classifier(sklearn.dummy.DummyClassifier):
+    pass
+"""
+
+
 def ask(live: Live, path: str) -> Any:
     answer = requests.get(f"{live.url}{path}", auth=(LOGIN, PASSWORD), timeout=60)
     assert answer.ok, answer.text
@@ -109,3 +122,16 @@ def test_a_fold_says_what_it_waits_for(live: Live, organiser: Organiser, iris: i
     assert f'datarun_runner_slots{{runner="{last["runners"][-1]["name"]}"}} 2.0' in scraped
     organiser.ended(*folds)
     assert said(folds[3])["state"] == "ended: TESTED"
+
+
+def test_all_packages_that_the_runners_report_can_be_imported_by_a_fold(
+    live: Live, organiser: Organiser, iris: int, write: Any
+) -> None:
+    def reported() -> list[dict[str, Any]]:
+        said: list[dict[str, Any]] = ask(live, f"/runapp/packages/?raw_data={iris}")
+        return [package for package in said if any(name.startswith("runner@") for name in package["runners"])]
+
+    packages = until(reported, 300, lambda: str(ask(live, "/runapp/runners/")))
+    assert {"numpy", "pandas", "scikit-learn"} <= {package["name"] for package in packages}
+    modules = [module for package in packages for module in package["modules"]]
+    organiser.tested(organiser.fold(iris, write(LOOKS_FOR.format(modules=modules)), range(50)))

@@ -8,7 +8,7 @@ import pytest
 from celery.signals import worker_shutdown, worker_shutting_down
 from kombu.exceptions import OperationalError
 
-from runner import heartbeat, share, tasks
+from runner import heartbeat, packages, share, tasks
 from runner.jobs import Outcome
 from tests.runner.helpers import wait_until
 
@@ -89,6 +89,7 @@ def test_it_works(started):
         "soft_time_limit": 300.0,
         "hard_time_limit": 360.0,
         "share": True,
+        "packages": packages.installed(),
     }
 
 

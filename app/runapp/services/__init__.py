@@ -8,7 +8,7 @@ from runapp.services.mending import PATIENCE, mend, requeue_all, send_anew
 from runapp.services.queueing import QueueError, declare_queues, publish_split
 from runapp.services.restoring import restored
 from runapp.services.results import advance, finish, finish_many
-from runapp.services.runners import save_runner
+from runapp.services.runners import packages, save_runner
 from runapp.services.waiting import explain
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "lost",
     "lost_split",
     "mend",
+    "packages",
     "publish_split",
     "requeue_all",
     "restored",

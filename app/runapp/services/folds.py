@@ -15,7 +15,7 @@ from django.utils import timezone
 from rest_framework.exceptions import APIException, ValidationError
 
 from runapp import storage
-from runapp.models import Call, RawData, Submission, SubmissionFold
+from runapp.models import Call, RawData, Submission, SubmissionFold, without_payloads
 from runapp.services.pressure import check_bytes, check_folds, check_space, storing
 from runapp.services.queueing import publish_ready
 from runapp.signals import remove_unused
@@ -246,7 +246,7 @@ def _replace(folds: QuerySet[SubmissionFold]) -> None:
     """Delete folds that others replace; what still runs of them is not to be run again if its runner dies."""
     running = folds.filter(state__in=SubmissionFold.OPEN).exclude(started_at=None)
     task_ids = list(running.values_list("task_id", flat=True))
-    folds.delete()
+    without_payloads(folds).delete()
     if task_ids:
         transaction.on_commit(lambda: revoked.revoke(*task_ids))
 

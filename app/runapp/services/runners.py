@@ -1,5 +1,6 @@
 """What runners report of themselves."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,9 @@ from runapp.models import Runner
 
 FORGET = timedelta(days=7)
 """How long a runner that is not heard is remembered."""
+
+MAX_PACKAGES = 500_000
+"""Bytes of JSON that a runner's list of packages may take; a longer list is ignored. 100 packages take 7,000."""
 
 
 CAUGHT_UP = timedelta(seconds=60)
@@ -32,6 +36,7 @@ def save_runner(message: dict[str, Any]) -> bool:
         "said": Runner.Said(message["state"]),
         "heartbeat_at": now,
         "started_at": started_at,
+        "packages": _well_formed(message.get("packages")),
         **{
             name: message[name]
             for name in (
@@ -71,3 +76,34 @@ def caught_up() -> bool:
 
 def forget_runners() -> None:
     Runner.objects.filter(heartbeat_at__lt=timezone.now() - FORGET).delete()
+
+
+def packages() -> list[dict[str, Any]]:
+    """The packages that folds can import, sorted by name; an entry for each version, with the runners that have it."""
+    found: dict[tuple[str, str, tuple[str, ...]], set[str]] = {}
+    for runner, installed in Runner.objects.values_list("name", "packages"):
+        for one in installed:
+            found.setdefault((one["name"], one["version"], tuple(one["modules"])), set()).add(runner)
+    return [
+        {"name": name, "version": version, "modules": [*modules], "runners": sorted(runners)}
+        for (name, version, modules), runners in sorted(found.items())
+    ]
+
+
+def _well_formed(packages: Any) -> list[dict[str, Any]]:
+    """The packages of a report (runner.packages). A runner may be in wrong hands, and all users read its list."""
+
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str) and value.isprintable()  # PostgreSQL stores no NUL, and no half of a pair
+
+    if not isinstance(packages, list) or len(json.dumps(packages)) > MAX_PACKAGES:
+        return []
+    return [
+        {name: one[name] for name in ("name", "version", "modules")}
+        for one in packages
+        if isinstance(one, dict)
+        and is_text(one.get("name"))
+        and is_text(one.get("version"))
+        and isinstance(one.get("modules"), list)
+        and all(map(is_text, one["modules"]))
+    ]

@@ -4,7 +4,6 @@ Holds the labels and makes what a fold says true: order of the stages, shapes, s
 """
 
 import contextlib
-import importlib.metadata
 import logging
 import os
 import re
@@ -31,6 +30,7 @@ from runner.jobs import (
     SplitJob,
     rows_problem,
 )
+from runner.packages import installed_modules
 from runner.sandbox import cgroups, launch, selftest, wire
 from runner.sandbox.data import DataSets, Held
 from runner.sandbox.line import Line, RefusedError, ZygoteError
@@ -65,7 +65,7 @@ class Executor:
         self._notes = [self._groups.note] if self._groups.note else []
         self._user = launch.unprivileged(user)
         self._data = DataSets(cache)
-        self._installed = _installed_packages()
+        self._installed = installed_modules()
         self._threaded: set[str] = set()
         self._parent = Parent(self._user, limits.hard_time)
         self._slots = [Slot(self._parent, limits, self._groups, compiled) for _ in range(slots)]
@@ -273,12 +273,6 @@ class _DataProblem(Exception):
 def _package_name(folder: str) -> str:
     """The folder's name, made importable if it is not."""
     return re.sub(r"\W", "_", folder) or "submission"
-
-
-def _installed_packages() -> frozenset[str]:
-    """Top-level names that pip has installed, this application aside."""
-    names = importlib.metadata.packages_distributions()
-    return frozenset(name for name, owners in names.items() if "datarun" not in owners and name.isidentifier())
 
 
 def _open(path: Path) -> int:
