@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,8 +131,10 @@ def test_a_lost_password_is_replaced_as_the_server_says(fresh: Fresh) -> None:
 @pytest.mark.embedded
 def test_a_task_is_looked_at_in_plain_python_as_the_documents_say(live: Live, organiser: Organiser) -> None:
     task_id = organiser.split(split_iris(organiser))
-    [block] = [block for block in blocks("docs/api.md", "python") if "AsyncResult" in block]
-    assert IN_APP in (ROOT / "docs" / "api.md").read_text()
+    document = (ROOT / "docs" / "api.md").read_text()
+    assert IN_APP in document
+    [indented] = [text for text in re.findall(r"(?:^    .*\n)+", document, re.MULTILINE) if "AsyncResult" in text]
+    block = textwrap.dedent(indented)
     pasted = re.sub(r'"[0-9a-f-]{36}"', f'"{task_id}"', block)
     assert task_id in pasted
     check(in_python(pasted, live.environment), block)
