@@ -9,7 +9,9 @@ slash; username and password of a datarun user.
 
 import base64
 import json
+import math
 import sys
+import time
 import zlib
 from array import array
 from collections.abc import Iterable, Sequence
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = (10.0, 600.0)
 """Seconds to wait for the connection and for the answer: a large data set takes its time, a dead host must not."""
+
+MAX_WAIT = 60
+"""Seconds that the server waits at most for the end of a fold, in one request."""
 
 
 def post_data(
@@ -134,6 +139,20 @@ def get_submission_fold_detail(
 ) -> requests.Response:
     """All fields of one fold."""
     return _get(host_url, username, password, f"submissionfold/{submission_fold_id}/")
+
+
+def wait_for_submission_fold(
+    host_url: str, username: str, password: str, submission_fold_id: int, seconds: float = 3600.0
+) -> requests.Response:
+    """All fields of one fold once it has ended (its `state` is TESTED or ERROR), or after so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        left = max(until - time.monotonic(), 0)
+        path = f"submissionfold/{submission_fold_id}/?wait={min(math.ceil(left), MAX_WAIT)}"
+        answer = _get(host_url, username, password, path)
+        if not left or not answer.ok or answer.json()["state"] in ("TESTED", "ERROR"):
+            return answer
+        time.sleep(min(float(answer.headers.get("Retry-After", 0)), left))  # sent when the server could not wait
 
 
 def get_submission_fold_light(host_url: str, username: str, password: str) -> requests.Response:

@@ -57,12 +57,17 @@ class Request:
 
 @dataclass
 class Recorder:
-    """url: of the server. requests: what came, in order. status, answer: what it says to each."""
+    """url: of the server. requests: what came, in order. status, headers, answer: what it says to each.
+
+    first: what it says to the first requests in place of `answer`.
+    """
 
     url: str
     requests: list[Request] = field(default_factory=list)
     status: int = 200
     answer: bytes = b'{"id": 7}'
+    headers: dict[str, str] = field(default_factory=dict)
+    first: list[bytes] = field(default_factory=list)
 
     @property
     def login(self) -> tuple[str, str, str]:
@@ -84,9 +89,11 @@ def server(monkeypatch):
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             recorder.requests.append(Request(self.command, self.path, dict(self.headers), content))
             self.send_response(recorder.status)
-            self.send_header("Content-Length", str(len(recorder.answer)))
+            answer = recorder.first.pop(0) if recorder.first else recorder.answer
+            for name, value in (recorder.headers | {"Content-Length": str(len(answer))}).items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(recorder.answer)
+            self.wfile.write(answer)
 
         do_POST = do_GET
 
@@ -357,3 +364,47 @@ def test_it_needs_requests_only():
     environment = {**os.environ, "PYTHONPATH": str(APP)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["", "test_files test_files.post_api"]
+
+
+# --- waiting for a fold
+
+TODO, TESTED = b'{"state": "TODO"}', b'{"state": "TESTED"}'
+
+
+def waits(server) -> list[int]:
+    """The seconds that each request asked the server to wait."""
+    paths = [request.path.partition("?wait=") for request in server.requests]
+    assert {path for path, _, _ in paths} == {"/runapp/submissionfold/11/"}
+    return [int(seconds) for _, _, seconds in paths]
+
+
+def test_it_asks_until_the_fold_has_ended(server):
+    server.first, server.answer = [TODO, b'{"state": "VALIDATED"}'], TESTED
+    assert post_api.wait_for_submission_fold(*server.login, 11).json() == {"state": "TESTED"}
+    assert waits(server) == [60, 60, 60]
+
+
+def test_it_returns_a_fold_that_failed(server):
+    server.answer = b'{"state": "ERROR"}'
+    assert post_api.wait_for_submission_fold(*server.login, 11).json() == {"state": "ERROR"}
+    assert len(server.requests) == 1
+
+
+def test_it_returns_the_fold_as_it_is_when_the_time_is_over(server):
+    server.answer = TODO
+    assert post_api.wait_for_submission_fold(*server.login, 11, seconds=0.2).json() == {"state": "TODO"}
+    assert {*waits(server)} == {1, 0}
+
+
+def test_it_returns_a_refusal(server):
+    server.status, server.answer = 404, b'{"detail": ["There is no fold 11."]}'
+    assert post_api.wait_for_submission_fold(*server.login, 11).status_code == 404
+    assert len(server.requests) == 1
+
+
+def test_it_rests_where_the_server_cannot_wait(server, monkeypatch):
+    rested = []
+    monkeypatch.setattr(post_api.time, "sleep", rested.append)
+    server.headers, server.first, server.answer = {"Retry-After": "5"}, [TODO], TESTED
+    post_api.wait_for_submission_fold(*server.login, 11)
+    assert rested == [5]

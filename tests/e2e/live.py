@@ -59,6 +59,10 @@ class Live:
         self.wait_for_answer()
         return self
 
+    def login(self) -> tuple[str, str]:
+        """Name and password of the server's user."""
+        return LOGIN, PASSWORD
+
     def wait_for_answer(self) -> None:
         until(self._answers, START_SECONDS, lambda: f"the server answers: {self.evidence()}")
 
@@ -113,7 +117,7 @@ class Live:
     def _answers(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log.read_text()
         try:
-            return requests.get(f"{self.url}/runapp/rawdata/", auth=(LOGIN, PASSWORD), timeout=30).ok
+            return requests.get(f"{self.url}/runapp/rawdata/", auth=self.login(), timeout=30).ok
         except (requests.ConnectionError, requests.Timeout):
             return False
 

@@ -31,9 +31,12 @@ def test_a_package_has_one_spelling(by_name):
     assert not [name for name in by_name if name != name.lower() or "_" in name or "." in name]
 
 
-def test_datarun_is_not_among_them(by_name):
-    assert "datarun" not in by_name
-    assert not packages.installed_modules() & {"runner", "runapp", "datarun", "test_files"}
+def test_datarun_is_not_among_them(monkeypatch):
+    """On a cluster it is installed beside the others, but a fold does not see its settings."""
+    monkeypatch.setattr(packages.PathFinder, "find_spec", lambda *_: True)
+    names = {package["name"] for package in packages.installed.__wrapped__()}
+    assert "numpy" in names
+    assert "datarun" not in names
 
 
 def test_all_its_modules_are_found_by_an_interpreter_without_our_path():

@@ -53,7 +53,7 @@ def _check_free(port: int) -> None:
 
 
 def _user() -> tuple[str, str | None]:
-    """The user of the environment, made if absent; the password where it was made now."""
+    """The user of the environment, made if absent, and the password if it was made now. USER_PSWD replaces another."""
     users = get_user_model().objects
     login = env.text("USER_LOGIN", "datarun")
     user = users.filter(username=login).first()
@@ -74,10 +74,18 @@ def _user() -> tuple[str, str | None]:
 
 def _greeting(port: int, login: str, password: str | None, left_over: int) -> str:
     address = f"http://127.0.0.1:{port}"
-    shown = f"password {password} (made now, shown only this once)" if password else "with the password you know"
-    lines = [
-        f"datarun serves {address} to user {login}, {shown}.",
-        f"  first request:  curl -u {login}:{password or '$USER_PSWD'} {address}/runapp/rawdata/",
+    lost = False
+    if password:
+        shown = f", password {password} (made now, shown only this once)"
+    elif env.is_set("USER_PSWD"):
+        shown = " with the password in USER_PSWD"
+    else:
+        shown, lost = " with the password set at an earlier start", True
+    lines = [f"datarun serves {address} to user {login}{shown}."]
+    if lost:
+        lines.append("  lost password:  stop the server, start it as before with a new one: USER_PSWD=NEW make serve")
+    lines += [
+        f"  first request:  curl -u {login}{f':{password}' if password else ''} {address}/runapp/rawdata/",
         f"  all requests:   {address}/docs/      tables: {address}/admin/",
         f"  files:          {config.home()}",
     ]
