@@ -211,6 +211,7 @@ def test_a_data_set_that_is_removed_takes_nothing_from_the_next_of_its_name(api,
     assert not raw.root.exists()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_what_fails_after_the_commit_takes_no_files_back(api, sent, monkeypatch):
     """The removal of replaced files, here: the fold and its submission are stored."""
 
