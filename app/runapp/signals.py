@@ -22,7 +22,7 @@ def _delete_payload_files(instance: SubmissionFold, **_: Any) -> None:
 
 @receiver(post_delete, sender=Submission)
 def _delete_submission_files(instance: Submission, **_: Any) -> None:
-    transaction.on_commit(lambda: remove_unused(instance.files_path))
+    transaction.on_commit(lambda: remove_files(instance.files_path))
 
 
 @receiver(post_delete, sender=RawData)
@@ -30,7 +30,7 @@ def _delete_data_files(instance: RawData, **_: Any) -> None:
     transaction.on_commit(lambda: shutil.rmtree(instance.root, ignore_errors=True))
 
 
-def remove_unused(files_path: str | None) -> None:
-    """Remove a submission's folder unless a submission (sent again, the same) uses it."""
-    if files_path and not Submission.objects.filter(files_path=files_path).exists():
+def remove_files(files_path: str | None) -> None:
+    """Remove the folder of a submission that is gone or has another one."""
+    if files_path:
         shutil.rmtree(Path(files_path), ignore_errors=True)

@@ -123,12 +123,17 @@ def staged(parent: Path) -> Iterator[Path]:
         rmtree(folder, ignore_errors=True)
 
 
-def publish(folder: Path, place: Path) -> bool:
-    """Give a staged folder its name. A folder of that name has the same content and stays: False."""
-    if place.exists():
-        return False
-    folder.rename(place)
-    return True
+def new_name(prefix: str, digest: str) -> str:
+    """The name of a folder of its own for files of this digest.
+
+    No two rows share a folder, though their files be the same: to remove one takes nothing from another.
+    """
+    return f"{prefix}{digest[:16]}_{secrets.token_hex(4)}"
+
+
+def holds(path: str | None, prefix: str, digest: str) -> bool:
+    """Whether the folder of this path, named by `new_name`, has the files of this digest."""
+    return Path(path or "").name.startswith(f"{prefix}{digest[:16]}_")
 
 
 def point(link: Path, target: str) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -24,7 +24,7 @@ _PIECE = 1 << 18
 _encode = DjangoJSONEncoder(separators=(",", ":")).encode
 
 
-def records(folds: QuerySet[SubmissionFold], fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def records(folds: QuerySet[SubmissionFold], fields: tuple[str, ...]) -> Generator[dict[str, Any], None, None]:
     """The folds' columns, fetched in one query and a few rows at a time."""
     size = _PAYLOAD_ROWS if {*fields} & {*PAYLOADS} else _ROWS
     rows = folds.annotate(sent_by=F("created_by__username")) if "sent_by" in fields else folds
@@ -34,7 +34,7 @@ def records(folds: QuerySet[SubmissionFold], fields: tuple[str, ...]) -> Iterato
 
 
 def one(record: dict[str, Any], status: int = 200) -> StreamingHttpResponse:
-    return _response(_pack(_record(record)), status)
+    return _response(_Answer(_pack(_record(record))), status)
 
 
 def many(
@@ -42,9 +42,13 @@ def many(
     head: bytes = b"",
     tail: bytes = b"",
     status: int = 200,
-    broken: Callable[[], Any] = lambda: None,
+    complete: Callable[[], Any] = lambda: None,
+    closed: Callable[[], Any] = lambda: None,
 ) -> StreamingHttpResponse:
-    """A JSON array of rows between head and tail. `broken` is called where the caller did not get it all."""
+    """A JSON array of rows between head and tail.
+
+    complete: called once the server has sent it all. closed: called afterwards, or where the answer ends earlier.
+    """
 
     def pieces() -> Iterator[bytes]:
         yield head + b"["
@@ -55,15 +59,21 @@ def many(
             comma = b","
         yield b"]" + tail
 
-    return _response(_Guarded(_pack(pieces()), rows, broken), status)
+    return _response(_Answer(_pack(pieces()), rows, complete, closed), status)
 
 
-class _Guarded:
+class _Answer:
     """The pieces of an answer. The server closes it at the end, or before, even if it never took a piece."""
 
-    def __init__(self, pieces: Iterator[bytes], rows: Iterator[Any], broken: Callable[[], Any]) -> None:
-        self._pieces, self._rows, self._broken = pieces, rows, broken
-        self._whole = False
+    def __init__(
+        self,
+        pieces: Iterator[bytes],
+        rows: Iterator[Any] | None = None,
+        complete: Callable[[], Any] = lambda: None,
+        closed: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self._pieces, self._rows, self._complete, self._closed = pieces, rows, complete, closed
+        self._is_open = True
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -72,20 +82,32 @@ class _Guarded:
         try:
             return next(self._pieces)
         except StopIteration:
-            self._whole = True
+            # The server asks for more: it has sent all. If this fails, the caller learns that the answer broke off.
+            complete, self._complete = self._complete, lambda: None
+            complete()
             raise
 
+    def begin(self) -> None:
+        """Make the first piece. What is wrong with it is raised here, where it can still be answered."""
+        try:
+            first = next(self._pieces)
+        except BaseException:
+            self.close()
+            raise
+        self._pieces = chain([first], self._pieces)
+
     def close(self) -> None:
-        if self._whole:
+        if not self._is_open:
             return
-        self._whole = True
+        self._is_open = False
         if isinstance(self._rows, Generator):
-            self._rows.close()  # its transaction is rolled back: what `broken` does must come after
-        self._broken()
+            self._rows.close()  # its transaction is rolled back: what `closed` does must come after
+        self._closed()
 
 
-def _response(pieces: Iterator[bytes], status: int) -> StreamingHttpResponse:
-    return StreamingHttpResponse(pieces, status=status, content_type="application/json")
+def _response(answer: _Answer, status: int) -> StreamingHttpResponse:
+    answer.begin()
+    return StreamingHttpResponse(answer, status=status, content_type="application/json")
 
 
 def _records(part: list[dict[str, Any]]) -> Iterator[bytes]:

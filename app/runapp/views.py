@@ -1,6 +1,5 @@
 """HTTP only: read the request, call a service, answer."""
 
-import uuid
 from typing import Any
 
 from django.db.models import QuerySet
@@ -13,7 +12,7 @@ from rest_framework.response import Response
 
 from runapp import services, streams
 from runapp.base import ApiView, checked
-from runapp.models import NOT_FETCHED, RawData, Submission, SubmissionFold
+from runapp.models import RawData, Submission, SubmissionFold
 from runapp.serializers import (
     FOLD_FIELDS,
     LIGHT_FIELDS,
@@ -231,9 +230,11 @@ class GetTestPredictionList(ApiView):
     def post(self, request: Request) -> StreamingHttpResponse:
         ids = checked(PredictionListSerializer, request.data)["list_submission_fold"]
         folds = SubmissionFold.objects.filter(pk__in={pk for pk in ids if 0 <= pk < 2**31})
-        folds.filter(new=True).update(new=False)
-        rows = streams.records(folds, PREDICTION_FIELDS)
-        return streams.many(row | {"state": _state_of_2016(row["state"])} for row in rows)
+        shown = services.Shown()
+        rows = shown.watch(streams.records(folds, (*PREDICTION_FIELDS, *shown.FIELDS)))
+        return streams.many(
+            (row | {"state": _state_of_2016(row["state"])} for row in rows), complete=shown.complete, closed=rows.close
+        )
 
 
 class GetTestPredictionNew(ApiView):
@@ -242,19 +243,14 @@ class GetTestPredictionNew(ApiView):
     @extend_schema(request=PredictionNewSerializer, responses=answers(200, PredictionSerializer(many=True), *BODY))
     def post(self, request: Request) -> StreamingHttpResponse:
         raw_data_id = checked(PredictionNewSerializer, request.data).get("raw_data_id")
-        folds = SubmissionFold.objects.filter(state=SubmissionFold.State.TESTED, new=True)
+        folds = SubmissionFold.objects.filter(state=SubmissionFold.State.TESTED)
         if raw_data_id is not None:
             # Not by a join: PostgreSQL would move it, with `new`, into a subquery, which it does not look at
             # again after it has waited for a request that claims the same folds.
             folds = folds.filter(databoard_s__in=Submission.objects.filter(raw_data=data_set(raw_data_id)))
-        # One statement claims the folds for this request, so that no other request gets them too.
-        fetch_id = uuid.uuid4()
-        folds.update(new=False, fetch_id=fetch_id)
-        claimed = SubmissionFold.objects.filter(fetch_id=fetch_id)
-        return streams.many(
-            streams.records(claimed, PREDICTION_FIELDS),
-            broken=lambda: claimed.update(new=True, fetch_id=NOT_FETCHED),
-        )
+        fetch = services.Fetch(folds)
+        rows = streams.records(fetch.folds, PREDICTION_FIELDS)
+        return streams.many(rows, complete=fetch.complete, closed=fetch.release)
 
 
 def _state_of_2016(state: str) -> str:

@@ -1,12 +1,26 @@
 """`force` of POST /runapp/submissionfold/: what is replaced, and what becomes of it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from runapp import services
 from runapp.models import Submission, SubmissionFold
-from tests.app.helpers import OTHER_CLASSIFIER, data_set, finish, fold, indices, pack, progress, result
+from runapp.services import folds
+from tests.app.helpers import (
+    CLASSIFIER,
+    OTHER_CLASSIFIER,
+    committed,
+    data_set,
+    files_below,
+    finish,
+    fold,
+    indices,
+    pack,
+    progress,
+    result,
+)
 
 pytestmark = pytest.mark.embedded
 
@@ -143,3 +157,69 @@ def test_it_rejects_other_words(api, sent, force):
     assert answer.status == 400
     assert list(answer.body) == ["force"]
     assert SubmissionFold.objects.get(pk=1).state == "TESTED"
+
+
+# --- another request sends the same files, at the worst moment
+
+
+@pytest.fixture
+def before_removal(monkeypatch):
+    """`before_removal(work)`: do it once, when a folder has been found to be of no use and is about to be removed."""
+    remove, waiting = shutil.rmtree, []
+
+    def removing(*how, **more):
+        if waiting:
+            waiting.pop()()
+        remove(*how, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    return waiting.append
+
+
+def files_of(key):
+    return files_below(Path(Submission.objects.get(pk=key).files_path))
+
+
+def test_files_that_are_removed_are_nobody_elses(api, sent, before_removal):
+    """Submission 1 is deleted, and sent again with its files before they are gone."""
+    again = []
+    before_removal(lambda: again.append(api.new_fold(sent, 5)))
+    with committed():
+        Submission.objects.get(pk=1).delete()
+    assert [answer.status for answer in again] == [201]
+    assert files_of(1) == {"classifier.py": CLASSIFIER}
+    assert len([*Path(Submission.objects.get(pk=1).files_path).parent.glob("submission_1_*")]) == 1
+
+
+def test_files_that_are_replaced_are_nobody_elses(api, sent, before_removal):
+    """Submission 1 gets other files, and its first ones back before these are gone."""
+    again = []
+    before_removal(lambda: again.append(api.new_fold(sent, 5, force="submission")))
+    assert api.new_fold(sent, 4, files=OTHER, force="submission").status == 201
+    assert [answer.status for answer in again] == [201]
+    assert files_of(1) == {"classifier.py": CLASSIFIER}
+    assert len([*Path(Submission.objects.get(pk=1).files_path).parent.glob("submission_1_*")]) == 1
+
+
+def test_a_data_set_that_is_removed_takes_nothing_from_the_next_of_its_name(api, raw, before_removal):
+    again = []
+    before_removal(lambda: again.append(api.post("rawdata/", data_set())))
+    with committed():
+        raw.delete()
+    assert [answer.status for answer in again] == [201]
+    assert [*files_below(Path(again[0].body["files_path"]))] == ["iris.csv"]
+    assert not raw.root.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_fails_after_the_commit_takes_no_files_back(api, sent, monkeypatch):
+    """The removal of replaced files, here: the fold and its submission are stored."""
+
+    def fails(*_, **__):
+        raise OSError("the disk is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "remove_files", fails)
+        with pytest.raises(OSError, match="the disk is away"):
+            api.new_fold(sent, 4, files=OTHER, force="submission")
+    assert files_of(1) == {"classifier.py": OTHER_CLASSIFIER}

@@ -4,7 +4,7 @@ import pytest
 
 from runapp import services
 from runapp.models import SubmissionFold
-from tests.app.helpers import finish, predictions, progress, result
+from tests.app.helpers import finish, fold, predictions, progress, result
 
 pytestmark = pytest.mark.embedded
 
@@ -93,6 +93,44 @@ def test_they_are_no_longer_new(api, folds):
     assert api.post("testpredictions/new/", {}).body == []
     # Asked for again they come again.
     assert ask(api, [1]).ids == [1]
+
+
+@pytest.fixture
+def answer(api, folds):
+    """An answer about all three folds whose last piece is not sent."""
+    response = api.client.post("/runapp/testpredictions/list/", {"list_submission_fold": [1, 2, 3]}, format="json")
+    next(iter(response.streaming_content))
+    yield response
+    response.close()
+
+
+@pytest.fixture
+def new(api):
+    """The folds that are new, when it is called."""
+    return lambda: [fold["databoard_sf_id"] for fold in api.get("submissionfold-light/").body if fold["new"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_they_are_new_until_the_answer_is_complete(answer, new):
+    assert new() == [1, 2, 3]
+    assert list(answer.streaming_content) == []
+    assert new() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_they_stay_new_where_the_answer_breaks_off(answer, new):
+    answer.close()
+    assert new() == [1, 2, 3]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_changed_while_the_answer_was_sent_is_new(api, answer, new):
+    """Fold 3 ended; fold 1 was replaced, and ended as the one before it."""
+    finish(result(3))
+    api.post("submissionfold/", fold(1, 5, force="submission_fold"))
+    finish(result(1))
+    assert list(answer.streaming_content) == []
+    assert new() == [1, 3]
 
 
 def test_a_fold_asked_for_while_it_runs_is_new_when_it_is_tested(api, folds):

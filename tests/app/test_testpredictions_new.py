@@ -93,21 +93,68 @@ def test_it_rejects_an_unknown_data_set(api, two, key):
     assert SubmissionFold.objects.filter(new=True).count() == 3
 
 
-@pytest.mark.django_db(transaction=True)
-def test_what_a_caller_did_not_get_is_given_back(api, iris):
+def from_another_thread(work):
+    """As another worker does it: with a connection of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(in_thread(work)).result(180)
+
+
+@pytest.fixture
+def many(api, iris):
+    """Folds 0 to 19, tested, with payloads that do not fit into one piece of the answer."""
     api.post("submissionfold/bulk/", [new_fold(iris, key) for key in range(20)])
     for key in range(20):
-        # Payloads that do not fit into one piece of the answer.
         finish(result(key, test_predictions=predictions(40_000), full_train_predictions=predictions(10)))
 
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_caller_did_not_get_is_given_back(api, iris, many):
     response = api.client.post("/runapp/testpredictions/new/", {}, format="json")
     pieces = iter(response.streaming_content)
     assert next(pieces)
-    assert not SubmissionFold.objects.filter(new=True).exists()
+    assert from_another_thread(lambda: ask(Api()).body) == []
+    assert from_another_thread(lambda: ask(Api(), raw_data_id=iris.pk).body) == []
     response.close()
 
     assert SubmissionFold.objects.filter(new=True).count() == 20
     assert ask(api).ids == list(range(20))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_folds_are_new_until_the_answer_is_complete(api, many):
+    response = api.client.post("/runapp/testpredictions/new/", {}, format="json")
+    pieces = iter(response.streaming_content)
+    sent = [next(pieces)]
+    others = from_another_thread(lambda: ask(Api()).ids)
+    assert others == []
+    assert from_another_thread(lambda: SubmissionFold.objects.filter(new=True).count()) == 20
+    sent += pieces
+    assert SubmissionFold.objects.filter(new=True).count() == 0
+    response.close()
+    assert len(json.loads(b"".join(sent))) == 20
+    assert ask(api).body == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_fold_that_ends_meanwhile_is_for_the_next_request(api, iris, many):
+    response = api.client.post("/runapp/testpredictions/new/", {}, format="json")
+    pieces = iter(response.streaming_content)
+    sent = [next(pieces)]
+    from_another_thread(lambda: Api().new_fold(iris, 77) and finish(result(77)))
+    from_another_thread(lambda: Api().post("submissionfold/", fold(3, force="submission_fold")) and finish(result(3)))
+    assert from_another_thread(lambda: ask(Api()).ids) == [3, 77]
+    sent += pieces
+    response.close()
+    assert ask(api).body == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_answer_that_is_not_begun_holds_its_folds(api, many):
+    """The server has it, and has sent nothing yet."""
+    response = api.client.post("/runapp/testpredictions/new/", {}, format="json")
+    assert from_another_thread(lambda: ask(Api()).ids) == []
+    response.close()
+    assert len(ask(api).ids) == 20
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,6 +3,7 @@
 from runapp.services.attempts import history, lost
 from runapp.services.data_sets import ask_for_split, create_raw_data, finish_split, lost_split
 from runapp.services.ending import RETRY_AFTER, wait_for_end
+from runapp.services.fetching import Fetch, Shown
 from runapp.services.folds import create_folds
 from runapp.services.mending import PATIENCE, mend, requeue_all, send_anew
 from runapp.services.queueing import QueueError, declare_queues, publish_split
@@ -13,8 +14,10 @@ from runapp.services.waiting import explain
 
 __all__ = [
     "PATIENCE",
+    "Fetch",
     "RETRY_AFTER",
     "QueueError",
+    "Shown",
     "advance",
     "ask_for_split",
     "create_folds",

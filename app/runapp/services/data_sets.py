@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def create_raw_data(data: dict[str, Any], user: Any) -> RawData:
     """Store a data set's files and its row, or neither. data: what RawDataSerializer validated."""
-    folder = f"{data['name']}_{data['digest'][:16]}"
+    folder = storage.new_name(f"{data['name']}_", data["digest"])
     root = settings.DIR_DATA / folder
     raw_data = RawData(
         name=data["name"],
@@ -44,10 +44,12 @@ def create_raw_data(data: dict[str, Any], user: Any) -> RawData:
             with transaction.atomic():
                 raw_data.save(force_insert=True)
                 check_bytes(user, raw_data.size)
-                shutil.rmtree(root, ignore_errors=True)  # left of a deleted one, no row's: the name is unique
-                storage.publish(stage, root)
-        except IntegrityError:
-            raise ValidationError({"name": "RawData with this name already exists."}) from None
+                stage.rename(root)
+        except BaseException as error:
+            shutil.rmtree(root, ignore_errors=True)
+            if isinstance(error, IntegrityError):
+                raise ValidationError({"name": "RawData with this name already exists."}) from None
+            raise
     return raw_data
 
 

@@ -18,7 +18,7 @@ from runapp import storage
 from runapp.models import Call, RawData, Submission, SubmissionFold, without_payloads
 from runapp.services.pressure import check_bytes, check_folds, check_space, storing
 from runapp.services.queueing import publish_ready
-from runapp.signals import remove_unused
+from runapp.signals import remove_files
 from runner import payloads, revoked
 from runner.elements import parse_elements
 from runner.jobs import Reason, out_of_range
@@ -69,8 +69,12 @@ def create_folds(items: list[dict[str, Any]], user: Any) -> list[SubmissionFold]
 def _create_folds(items: list[dict[str, Any]], user: Any, all_new: bool) -> list[SubmissionFold]:
     folds: list[SubmissionFold] = []
     written: list[str] = []
+    places: list[Path] = []
     try:
         with transaction.atomic():
+            # First: what else is done after the commit may fail, and takes nothing back.
+            transaction.on_commit(written.clear)
+            transaction.on_commit(places.clear)
             batch = _Batch(items, all_new)
             for number, item in enumerate(items):
                 try:
@@ -89,9 +93,15 @@ def _create_folds(items: list[dict[str, Any]], user: Any, all_new: bool) -> list
                 check_folds(user, len(waiting))
             if batch.files:
                 check_bytes(user, sum(batch.submissions[key].size for key in batch.forced))
-            _store_files(batch.files)
+            for place, files in batch.files.items():
+                with storage.staged(settings.DIR_SUBMISSION) as stage:
+                    storage.save_files(stage, {"files": files})
+                    stage.rename(place)
+                places.append(place)
     except BaseException:
         storage.delete_payloads(written)
+        for place in places:
+            rmtree(place, ignore_errors=True)
         raise
     transaction.on_commit(lambda: publish_ready(waiting))
     return folds
@@ -128,14 +138,15 @@ def _submission_for(item: dict[str, Any], batch: _Batch, user: Any) -> Submissio
         _check_webhook(item, known)
         return known
     _check_files(files, data_set)
-    place = settings.DIR_SUBMISSION / f"submission_{key}_{files.digest[:16]}"
+    prefix = f"submission_{key}_"
     if known and ("submission" not in force or key in batch.forced):
-        if known.files_path != str(place):
+        if not storage.holds(known.files_path, prefix, files.digest):
             raise ValidationError(
                 {"files": f"Submission {key} exists with other files; force='submission' replaces them and its folds."}
             )
         _check_webhook(item, known)
         return known
+    place = settings.DIR_SUBMISSION / storage.new_name(prefix, files.digest)
     batch.files[place] = files
     return _store_submission(item, place, data_set, batch, user)
 
@@ -150,7 +161,7 @@ def _store_submission(item: dict[str, Any], place: Path, data_set: RawData, batc
         for pk in gone:
             del batch.folds[pk]
         old_path = old.files_path
-        transaction.on_commit(lambda: remove_unused(old_path))
+        transaction.on_commit(lambda: remove_files(old_path))
     submission = old or Submission(databoard_s_id=key)
     submission.files_path, submission.raw_data = str(place), data_set
     submission.size = item["files"].size
@@ -160,22 +171,6 @@ def _store_submission(item: dict[str, Any], place: Path, data_set: RawData, batc
     batch.submissions[key] = submission
     batch.forced.add(key)
     return submission
-
-
-def _store_files(places: dict[Path, dict[str, str]]) -> None:
-    """Store the files of all submissions, or of none."""
-    made: list[Path] = []
-    try:
-        for place, files in places.items():
-            with storage.staged(settings.DIR_SUBMISSION) as stage:
-                storage.save_files(stage, {"files": files})
-                if storage.publish(stage, place):
-                    made.append(place)
-    except BaseException:
-        # Within the transaction: nobody else can count on them yet.
-        for place in made:
-            rmtree(place, ignore_errors=True)
-        raise
 
 
 def _writes(item: dict[str, Any]) -> bool:
