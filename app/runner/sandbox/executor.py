@@ -145,8 +145,7 @@ class Executor:
         hearing = Hearing(outcome, held.rows, slot.limits.memory, on_stage)
         with self._closing(wire.filled("labels", *parts)) as labels:
             with self._closing(wire.memfd("predictions", slot.limits.memory)) as predictions:
-                ended, output = slot.run(line, name, files, [labels, predictions], options, hearing.heard)
-                outcome.output = output.decode("utf-8", "replace")
+                ended, outcome.output = slot.run(line, name, files, [given, predictions], options, hearing.heard)
                 hearing.finish(ended, slot.limits)
                 wire.seal(predictions)
                 hearing.take(predictions)
@@ -198,7 +197,7 @@ class Executor:
         with self._closing(wire.filled("nothing")) as files:
             ended, output = slot.run(line, "none", files, fds, options, lambda text, _: words.append(text), data=data)
         if outcome is not None:
-            outcome.output = output.decode("utf-8", "replace")
+            outcome.output = output
         check_ready(parse(words[0]) if words else ["broken", f"{ended} {output!r}"])
         word = parse(words[-1])
         reason = why(ended, word, slot.limits)
