@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from runner import datasets, workflow
+from runner.elements import SPECIFIC
 from runner.jobs import SOFT_LIMIT_TEXT
-from runner.sandbox import kernel, wire
+from runner.sandbox import kernel, program, wire
 from runner.sandbox.confine import SCRATCH
 from runner.tracebacks import own_frames
 
@@ -67,6 +68,10 @@ def run(task: Task) -> None:
     """Never returns: waits for its end after the last word. The zygote measures, then kills."""
     first = os.getpid()
     signal.signal(signal.SIGXCPU, _raise_soft_limit)
+    is_fold = task.options["task"] == "fold"
+    program.begin(task.root.name if is_fold else SPECIFIC)
+    if is_fold:
+        program.find_files(task.root.name, str(task.root))
     np.random.seed()  # else the same numbers in every fork; Python's own random module sees to itself
     try:
         {"fold": fold, "read": read, "split": split, "probe": probe}[task.options["task"]](task)

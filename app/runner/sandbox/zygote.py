@@ -21,10 +21,11 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from runner import datasets
-from runner.sandbox import confine, kernel, wire, work
+from runner.elements import SPECIFIC
+from runner.sandbox import confine, kernel, program, wire, work
 from runner.sandbox.meter import CgroupMeter, SampledMeter
-from runner.sandbox.watch import Deadlines, Gone, watch
 from runner.sandbox.warm import warm
+from runner.sandbox.watch import Deadlines, Gone, watch
 
 _FDS = 16
 
@@ -130,6 +131,7 @@ class Zygote(Server):
     def on_specific(self, fds: list[int], memory: int, processes: int) -> dict[str, Any]:
         """Import the organiser's code of a custom data set. It may use twice what a fold may: its forks are folds."""
         confine.limit_zygote(memory, processes)
+        program.begin(SPECIFIC)
         self._specific = datasets.load_specific(confine.DATA)
         gc.freeze()
         return {"threads": len(os.listdir("/proc/self/task"))}
