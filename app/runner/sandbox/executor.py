@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from runner import labels
 from runner.elements import SPECIFIC
 from runner.jobs import DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob
 from runner.sandbox import cgroups, launch, selftest, wire
@@ -137,13 +138,14 @@ class Executor:
             raise _DataProblem(f"train_is names row {outside[0]}, but the train set has {held.rows[0]} rows")
         slot.keep(self._data.folders())
         line = slot.loaded(data, held, packages)
+        classes = _classes(data, held, rows)
         parts = wire.pack_array(rows)
         if held.labels is not None:
             parts += wire.pack_array(held.labels[rows])
         name = _package_name(job.submission.name)
         options = {"task": "fold", "elements": data.workflow_elements, "rows": held.rows}
-        hearing = Hearing(outcome, held.rows, slot.limits.memory, on_stage)
-        with self._closing(wire.filled("labels", *parts)) as labels:
+        hearing = Hearing(outcome, held.rows, slot.limits.memory, on_stage, classes)
+        with self._closing(wire.filled("labels", *parts)) as given:
             with self._closing(wire.memfd("predictions", slot.limits.memory)) as predictions:
                 ended, outcome.output = slot.run(line, name, files, [given, predictions], options, hearing.heard)
                 hearing.finish(ended, slot.limits)
@@ -253,6 +255,19 @@ class Executor:
             yield fd
         finally:
             os.close(fd)
+
+
+def _classes(data: DataSet, held: Held, rows: np.ndarray) -> labels.Classes | None:
+    """Of a classifier's fold. Raises _DataProblem where its rows do not do for a calibrator."""
+    if held.labels is None or "classifier" not in data.workflow_elements:
+        return None
+    fold_labels = held.labels[rows]
+    if "calibrator" in data.workflow_elements:
+        try:
+            labels.check_calibration(fold_labels)
+        except labels.LabelsError as error:
+            raise _DataProblem(str(error)) from None
+    return labels.Classes(labels.classes_of(held.labels), fold_labels)
 
 
 class _DataProblem(Exception):
