@@ -107,11 +107,6 @@ def read_standard(target_column: str, train: Source, test: Source, types: Source
     return Standard(*parts)
 
 
-def classes_of(*labels: np.ndarray) -> np.ndarray:
-    """The classes among the labels, sorted: the order of the columns of a classifier's probabilities."""
-    return np.unique(np.concatenate(labels))
-
-
 def _types_of(frame: pd.DataFrame) -> Types:
     return {name: _type_of(frame[name]) for name in frame.columns}
 

@@ -1,12 +1,13 @@
 """What the author of a submission is shown of its mistakes and its prints."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from runner.jobs import FoldJob, Reason
-from tests.runner.folds import ALL, assert_failed, classifier
+from tests.runner.folds import ALL, assert_failed, classifier, write_specific
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,10 @@ def test_a_helpers_mistake_is_shown_in_the_helper(executor, make_submission, sma
 
 def test_a_missing_file_or_class_is_named(executor, make_submission, small_data):
     outcome = executor.run_fold(FoldJob(small_data, make_submission(regressor="x = 1"), ALL))
-    assert_failed(outcome, Reason.USER_CODE, "train", "ModuleNotFoundError", "classifier")
+    assert_failed(outcome, Reason.USER_CODE, "train", "the submission has no file classifier.py")
     outcome = executor.run_fold(FoldJob(small_data, make_submission(classifier="x = 1"), ALL))
-    assert_failed(outcome, Reason.USER_CODE, "train", "AttributeError", "'Classifier'")
+    assert_failed(outcome, Reason.USER_CODE, "train", "classifier.py defines no class Classifier")
+    assert "Traceback" not in outcome.failure.message
 
 
 @pytest.mark.parametrize("stage", ["train", "validation", "test"])
@@ -142,15 +144,118 @@ def test_what_is_no_array_of_numbers_is_an_error(result, run):
 
 
 def test_not_a_number_is_noted_and_no_error(run):
-    outcome = run(result="np.where(np.arange(len(X)) < 3, np.nan, 0.5)")
+    outcome = run(result="np.where(np.arange(2 * len(X)) < 6, np.nan, 0.5).reshape(-1, 2)")
     assert (outcome.state, outcome.failure) == ("TESTED", None)
-    assert np.isnan(outcome.full_train_predictions).sum() == np.isnan(outcome.test_predictions).sum() == 3
+    assert np.isnan(outcome.full_train_predictions).sum() == np.isnan(outcome.test_predictions).sum() == 6
     validation, test = outcome.notes
     assert "validation" in validation
     assert "3 of 30 predictions are not a number" in validation
     assert "test" in test
     assert "3 of 10 predictions are not a number" in test
-    assert run(result="np.full(len(X), np.inf)").notes == []
+
+
+@pytest.mark.parametrize(
+    ("result", "notes"),
+    [
+        ("np.full((len(X), 2), 0.5)", []),
+        ("np.full((len(X), 2), 1 + 1e-9)", []),
+        ("np.full((len(X), 2), np.inf)", ["{} of {} predictions are infinite"]),
+        ("np.full((len(X), 2), -np.inf)", ["{} of {} predictions are infinite"]),
+        ("np.full((len(X), 2), -0.25)", ["{} of {} predictions are outside [0, 1], which no probability is"]),
+        ("np.full((len(X), 2), 1.5)", ["{} of {} predictions are outside [0, 1], which no probability is"]),
+        ("np.full(len(X), 0.5)", ["1 column of probabilities, but the data has 2 classes"]),
+        ("np.full((len(X), 1), 0.5)", ["1 column of probabilities, but the data has 2 classes"]),
+        ("np.full((len(X), 3), 0.5)", ["3 columns of probabilities, but the data has 2 classes"]),
+    ],
+)
+def test_odd_probabilities_are_noted_and_no_error(result, notes, run):
+    outcome = run(result=result)
+    assert (outcome.state, outcome.failure) == ("TESTED", None)
+    stages = [("validation", 30), ("test", 10)]
+    assert outcome.notes == [f"{stage}: {note.format(rows, rows)}" for stage, rows in stages for note in notes]
+
+
+def test_a_note_says_which_classes_the_training_rows_lack(run):
+    outcome = run(train_is=2 * np.arange(15), result="np.ones((len(X), 1))")
+    assert outcome.failure is None
+    for note in outcome.notes:
+        assert "the training rows hold 1 of the 2 classes; missing: '1'; the columns are those of the" in note
+
+
+def test_infinite_values_of_a_regressor_are_noted_and_others_are_not(executor, make_submission, small_data):
+    submission = make_submission(
+        regressor="""
+import numpy as np
+class Regressor:
+    def fit(self, X, y): pass
+    def predict(self, X): return np.where(np.arange(len(X)) < 4, np.inf, -7.5)
+"""
+    )
+    outcome = executor.run_fold(FoldJob(replace(small_data, workflow_elements=("regressor",)), submission, ALL))
+    notes = ["validation: 4 of 30 predictions are infinite", "test: 4 of 10 predictions are infinite"]
+    assert (outcome.failure, outcome.notes) == (None, notes)
+
+
+def test_infinite_values_of_a_custom_data_set_are_noted(executor, make_submission, tmp_path):
+    submission = make_submission(classifier=classifier(result="np.full(len(X), np.inf)"))
+    outcome = executor.run_fold(FoldJob(write_specific(tmp_path / "data"), submission, ALL))
+    notes = ["validation: 30 of 30 predictions are infinite", "test: 10 of 10 predictions are infinite"]
+    assert (outcome.failure, outcome.notes) == (None, notes)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_predictions_of_no_columns_are_an_error(custom, stage, executor, make_submission, small_data, tmp_path):
+    result = "np.zeros((len(X), 0))" if stage == "validation" else "np.zeros((len(X), 0 if TEST else 2))"
+    data = write_specific(tmp_path / "data") if custom else small_data
+    outcome = executor.run_fold(FoldJob(data, make_submission(classifier=classifier(result=result)), ALL))
+    assert_failed(outcome, Reason.USER_CODE, stage, "the predictions have 0 columns")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import xgboost", "the package xgboost is not installed on the runners. GET /runapp/packages/ lists those"),
+        ("import torch.nn as nn", "the package torch is not installed on the runners. GET /runapp/packages/ lists"),
+        ("from tensorflow.keras import layers", "the package tensorflow is not installed on the runners"),
+        ("import pandas as pd; pd.DataFrame({'a': [1]}).to_hdf('f', key='a')", "the package tables is not installed"),
+        ("from .helpr import f", "the submission has no file helpr.py. Is helper.py meant?"),
+        ("from helpr import f", "and the submission has no file helpr.py. Is helper.py meant?"),
+        ("from . import quite_another", ""),
+        (
+            "from .quite_another import f",
+            "no file quite_another.py. It has classifier.py, deep.py, helper.py, random.py",
+        ),
+        ("from random import mine", "random is a module of Python or of an installed package. random.py is `from ."),
+        ("import random; random.mine()", "random is a module of Python or of an installed package. random.py is"),
+        ("from .random import others", ""),
+        ("import helper; helper.g()", "helper.py defines f, VALUE."),
+        ("import sklearn.nothing", ""),
+        ("import deep", "the package lightgbm is not installed on the runners"),
+        (
+            "try:\n    import xgboost\nexcept ImportError:\n    raise RuntimeError",
+            "the package xgboost is not installed",
+        ),
+        ("1 / 0", ""),
+    ],
+)
+def test_an_import_that_fails_says_what_would_help(code, says, executor, make_submission, small_data):
+    submission = make_submission(
+        classifier=classifier(fit=code),
+        helper="def f(): pass\nVALUE = 3",
+        deep="from .helper import f\nimport lightgbm",
+        random="mine = 1",
+    )
+    outcome = executor.run_fold(FoldJob(small_data, submission, ALL))
+    assert_failed(outcome, Reason.USER_CODE, "train", says, "Traceback (most recent call last):")
+    assert ("Hint: " in outcome.failure.message) == bool(says)
+
+
+def test_a_hostile_error_gets_no_hint_and_is_shown_all_the_same(run):
+    for body in ("name = property(lambda self: 1 / 0)", "errno = property(lambda self: 1 / 0)", "name = 5"):
+        for base in ("ModuleNotFoundError", "AttributeError", "OSError"):
+            outcome = run(fit=f"class Bad({base}):\n    {body}\nraise Bad('why')")
+            assert_failed(outcome, Reason.USER_CODE, "train", ", in fit", "Bad", "why")
 
 
 def test_prints_are_kept(run):
@@ -173,6 +278,8 @@ def test_many_prints_are_capped_and_stop_nobody(run):
     outcome = run(fit="for number in range(20_000): print('first' if not number else 500 * 'x')")  # 10 MB
     assert outcome.state == "TESTED"
     assert outcome.output.startswith("first\nxxx")
+    assert outcome.output.endswith("xxx\n")
+    assert "bytes of output left out ...]" in outcome.output
     assert 5_000 < len(outcome.output) < 100_000
 
 

@@ -1,11 +1,14 @@
 """The four workflow elements in one process: the order of the steps, bit for bit, and what counts as predictions."""
 
 import dataclasses
+import decimal
+import fractions
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from runner import datasets, workflow
 from runner.elements import parse_elements
@@ -158,6 +161,153 @@ class Regressor:
     }
 
 
+CALIBRATED = ("feature_extractor", "classifier", "calibrator")
+
+EXTRACTOR = """
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+
+class FeatureExtractor:
+    def fit(self, X, y):
+        pass
+
+    def transform(self, X):
+        A = X.to_numpy()
+        return {}
+"""
+
+CLASSIFIER = """
+from sklearn.linear_model import LogisticRegression
+
+
+class Classifier(LogisticRegression):
+    pass
+"""
+
+CALIBRATOR = """
+from sklearn.isotonic import IsotonicRegression
+
+
+class Calibrator:
+    def fit(self, probabilities, y):
+        self.model = IsotonicRegression(out_of_bounds="clip").fit(probabilities[:, 1], y)
+
+    def predict_proba(self, probabilities):
+        return self.model.predict(probabilities[:, 1])
+"""
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "X",
+        "X.set_index(A[:, 0] + 1000)",
+        "X.to_numpy().tolist()",
+        "tuple(map(tuple, A))",
+        *(f"sparse.{kind}_matrix(A)" for kind in ("coo", "csr", "csc", "lil", "dok", "bsr", "dia")),
+        *(f"sparse.{kind}_array(A)" for kind in ("coo", "csr", "csc", "lil", "dok", "bsr", "dia")),
+    ],
+)
+def test_a_calibrator_takes_the_rows_of_whatever_holds_the_features(features, make_submission, monkeypatch):
+    """By their position; the result is that of an array with the same numbers."""
+    rng = np.random.default_rng(5)
+    X = pd.DataFrame(rng.integers(0, 3, size=(80, 3)), columns=list("abc"), index=rng.permutation(80)).astype(float)
+    y = (X["a"] + rng.normal(size=80) > 1).to_numpy()
+
+    def predictions(holder):
+        folder = make_submission(
+            feature_extractor=EXTRACTOR.format(holder), classifier=CLASSIFIER, calibrator=CALIBRATOR
+        )
+        monkeypatch.syspath_prepend(str(folder.parent))
+        return workflow.predict(workflow.train(CALIBRATED, folder.name, X, y), X)
+
+    np.testing.assert_allclose(predictions(features), predictions("A"), rtol=1e-9)
+
+
+def test_a_calibrator_takes_the_rows_of_a_list_of_texts(make_submission, monkeypatch):
+    folder = make_submission(
+        feature_extractor=EXTRACTOR.format("[f'word{a:.0f} and more' for a in A[:, 0]]"),
+        classifier="""
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+
+def Classifier():
+    return make_pipeline(TfidfVectorizer(), LogisticRegression())
+""",
+        calibrator=CALIBRATOR,
+    )
+    monkeypatch.syspath_prepend(str(folder.parent))
+    X, y = pd.DataFrame({"a": np.arange(60.0) % 2}), np.arange(60) % 2
+    predicted = workflow.predict(workflow.train(CALIBRATED, folder.name, X, y), X)
+    assert (predicted.round() == y).all()
+
+
+LACKING = {
+    "no class of that name": ("x = 1", "{file} defines no class {name}: the workflow needs the class {name} there"),
+    "another case": ("class {lower}: pass\ndef f(): pass", "defines no class {name}: .* The file defines {lower}, f"),
+    "an imported class": ("from collections import OrderedDict", "defines no class {name}: [^.]*\\.$"),
+    "no class but a number": ("{name} = 5", "{name} in {file} is no class, but an object of type int"),
+    "no methods": ("class {name}: pass", "the class {name} in {file} has no method fit: it needs fit"),
+}
+
+
+@pytest.mark.parametrize("element", ["feature_extractor", "classifier", "calibrator", "regressor"])
+@pytest.mark.parametrize(("code", "says"), LACKING.values(), ids=LACKING)
+def test_it_says_what_an_element_lacks(element, code, says, make_submission, monkeypatch):
+    name = "".join(word.title() for word in element.split("_"))
+    names = {"name": name, "file": f"{element}.py", "lower": element}
+    right = {"feature_extractor": EXTRACTOR.format("A"), "classifier": CLASSIFIER, "calibrator": CALIBRATOR}
+    folder = make_submission(**right | {element: code.format(**names)})
+    monkeypatch.syspath_prepend(str(folder.parent))
+    X, y = pd.DataFrame({"a": np.arange(40.0)}), np.arange(40) % 2
+    with pytest.raises(workflow.SubmissionError, match=says.format(**names)):
+        workflow.train(("regressor",) if element == "regressor" else CALIBRATED, folder.name, X, y)
+
+
+def test_it_says_which_file_is_not_there(make_submission, monkeypatch):
+    folder = make_submission(helper="class Classifier: pass")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    with pytest.raises(workflow.SubmissionError, match=r"the submission has no file classifier\.py"):
+        workflow.train(("classifier",), folder.name, pd.DataFrame({"a": [1]}), np.array([1]))
+
+
+@pytest.mark.parametrize("element", ["classifier", "regressor"])
+def test_it_says_which_method_is_missing_when_it_predicts(element, make_submission, monkeypatch):
+    name, method = element.title(), {"classifier": "predict_proba", "regressor": "predict"}[element]
+    folder = make_submission(**{element: f"class {name}:\n    def fit(self, X, y): pass\n"})
+    monkeypatch.syspath_prepend(str(folder.parent))
+    X = pd.DataFrame({"a": [1, 2]})
+    model = workflow.train((element,), folder.name, X, np.array([1, 2]))
+    with pytest.raises(workflow.SubmissionError, match=rf"the class {name} in {element}\.py has no method {method}:"):
+        workflow.predict(model, X)
+
+
+def test_a_method_that_training_makes_is_used(make_submission, monkeypatch):
+    """And one that the class has, but that the model refuses, says why itself."""
+    folder = make_submission(
+        classifier="""
+class Classifier:
+    def fit(self, X, y):
+        self.predict_proba = lambda X: X * 2
+""",
+        regressor="""
+class Regressor:
+    def fit(self, X, y): pass
+    @property
+    def predict(self): raise AttributeError("not for this loss")
+""",
+    )
+    monkeypatch.syspath_prepend(str(folder.parent))
+    X = pd.DataFrame({"a": [1, 2]})
+    assert workflow.predict(workflow.train(("classifier",), folder.name, X, X), X).tolist() == [[2], [4]]
+    with pytest.raises(AttributeError, match="not for this loss"):
+        workflow.predict(workflow.train(("regressor",), folder.name, X, X), X)
+
+
 def test_only_the_elements_of_the_workflow_are_imported(make_submission, monkeypatch):
     folder = make_submission(
         regressor="class Regressor:\n def fit(self, X, y): pass\n def predict(self, X): return X[:, 0]",
@@ -215,6 +365,59 @@ def test_not_a_number_is_a_prediction():
 )
 def test_a_wrong_number_of_rows_says_both_numbers(raw, rows):
     with pytest.raises(workflow.PredictionError, match=rf"\b3 rows .* {rows} rows"):
+        workflow.as_predictions(raw, 3)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [None, 1, 0.5],
+        [pd.NA, 1, 0.5],
+        [pd.NaT, 1, 0.5],
+        np.ma.masked_array([7, 1, 0.5], [True, False, False]),
+        pd.Series([None, 1, 0.5], dtype="Float64"),
+        pd.Series([None, 1, 0.5], dtype=object, index=[3, 1, 2]),
+        [None, decimal.Decimal(1), fractions.Fraction(1, 2)],
+    ],
+    ids=["None", "pandas.NA", "NaT", "masked", "nullable series", "objects", "decimals"],
+)
+def test_a_missing_value_is_not_a_number(raw):
+    predictions = workflow.as_predictions(raw, 3)
+    assert np.isnan(predictions[0])
+    assert predictions[1:].tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "coo_array", "dok_matrix"])
+def test_a_sparse_matrix_is_told_apart(kind):
+    with pytest.raises(workflow.PredictionError, match=r"a sparse matrix: return predictions\.toarray\(\)"):
+        workflow.as_predictions(getattr(sparse, kind)(np.eye(3)), 3)
+
+
+@pytest.mark.parametrize("columns", [(0,), (2, 0), (0, 2)])
+def test_predictions_of_no_columns_are_refused(columns):
+    with pytest.raises(workflow.PredictionError, match="the predictions have 0 columns"):
+        workflow.as_predictions(np.zeros((3, *columns)), 3)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ([10**400] * 3, "int too large to convert to float"),
+        ([[1], [2, 3], [4]], "its rows differ in length"),
+        (["yes", "no", "yes"], "could not convert string to float: 'yes'"),
+        (pd.Series(["yes", "no", "yes"]), "could not convert string to float: 'yes'"),
+        (np.array(["2020-01-01"] * 3, dtype="datetime64[D]"), "they are dates"),
+        (pd.to_datetime(["2020-01-01"] * 3), "they are dates"),
+        (np.array([1, 2, 3], dtype="timedelta64[s]"), "they are time differences"),
+        (np.array([1j, 2j, 3j]), "they are complex"),
+        ((number for number in range(3)), "the submission returned an object of type generator"),
+        (zip(range(3), range(3), strict=True), "an object of type zip"),
+        ({"a": 1}, "an object of type dict"),
+        ("abc", "an object of type str"),
+    ],
+)
+def test_what_is_no_array_of_numbers_says_what_it_is(raw, says):
+    with pytest.raises(workflow.PredictionError, match=f"the predictions are not an array of numbers: .*{says}"):
         workflow.as_predictions(raw, 3)
 
 

@@ -11,7 +11,7 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runner.sandbox import kernel, wire
+from runner.sandbox import kernel, program, wire
 
 SUBMISSION = Path("/submission")
 """Holds the submission's folder; on the module path."""
@@ -81,6 +81,7 @@ def _mounts(bounds: Bounds, files: bytes, name: str) -> None:
         kernel.mount("submission", str(SUBMISSION), "tmpfs", private, f"size={size},mode=755")
         (SUBMISSION / name).mkdir()
         wire.unpack_files(files, SUBMISSION / name)
+        program.prepare(SUBMISSION / name)
         kernel.mount("none", str(SUBMISSION), None, kernel.MS_REMOUNT | kernel.MS_RDONLY | private)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from runner import labels
 from runner.elements import SPECIFIC
 from runner.jobs import (
     STANDARD_FILES,
@@ -144,16 +145,16 @@ class Executor:
             raise _DataProblem(problem)
         slot.keep(self._data.folders())
         line = slot.loaded(data, held, packages)
+        classes = _classes(data, held, rows)
         parts = wire.pack_array(rows)
         if held.labels is not None:
             parts += wire.pack_array(held.labels[rows])
         name = _package_name(job.submission.name)
         options = {"task": "fold", "elements": data.workflow_elements, "rows": held.rows}
-        hearing = Hearing(outcome, held.rows, slot.limits.memory, on_stage)
-        with self._closing(wire.filled("labels", *parts)) as labels:
+        hearing = Hearing(outcome, held.rows, slot.limits.memory, on_stage, classes)
+        with self._closing(wire.filled("labels", *parts)) as given:
             with self._closing(wire.memfd("predictions", slot.limits.memory)) as predictions:
-                ended, output = slot.run(line, name, files, [labels, predictions], options, hearing.heard)
-                outcome.output = output.decode("utf-8", "replace")
+                ended, outcome.output = slot.run(line, name, files, [given, predictions], options, hearing.heard)
                 hearing.finish(ended, slot.limits)
                 wire.seal(predictions)
                 hearing.take(predictions)
@@ -206,7 +207,7 @@ class Executor:
         with self._closing(wire.filled("nothing")) as files:
             ended, output = slot.run(line, "none", files, fds, options, lambda text, _: words.append(text), data=data)
         if outcome is not None:
-            outcome.output = output.decode("utf-8", "replace")
+            outcome.output = output
         check_ready(parse(words[0]) if words else ["broken", f"{ended} {output!r}"])
         word = parse(words[-1])
         reason = why(ended, word, slot.limits)
@@ -262,6 +263,19 @@ class Executor:
             yield fd
         finally:
             os.close(fd)
+
+
+def _classes(data: DataSet, held: Held, rows: np.ndarray) -> labels.Classes | None:
+    """Of a classifier's fold. Raises _DataProblem where its rows do not do for a calibrator."""
+    if held.labels is None or held.classes is None:
+        return None
+    fold_labels = held.labels[rows]
+    if "calibrator" in data.workflow_elements:
+        try:
+            labels.check_calibration(fold_labels)
+        except labels.LabelsError as error:
+            raise _DataProblem(str(error)) from None
+    return labels.Classes(labels.classes_of(held.classes), fold_labels)
 
 
 class _DataProblem(Exception):

@@ -23,16 +23,16 @@ from typing import Any
 import numpy as np
 
 import runner
-from runner import datasets
-from runner.jobs import STANDARD_FILES, Failure, FoldJob, Limits, Outcome, Reason, SplitJob, rows_problem
-from runner.sandbox import launch, wire
+from runner import datasets, labels
+from runner.elements import SPECIFIC
+from runner.jobs import STANDARD_FILES, DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob, rows_problem
+from runner.sandbox import launch, output, program, wire
 from runner.sandbox.report import Hearing, OnStage, parse, why
 from runner.sandbox.watch import LATE
 
 log = logging.getLogger(__name__)
 
 NOTE = "DATARUN_SANDBOX=off: this ran without isolation"
-_KEPT_OUTPUT = 64 << 10
 _START_SECONDS = 120.0
 
 
@@ -53,7 +53,9 @@ class PlainExecutor:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             try:
-                wire.unpack_files(b"".join(wire.pack_files(job.submission)), folder / "code" / job.submission.name)
+                code = folder / "code" / job.submission.name
+                wire.unpack_files(b"".join(wire.pack_files(job.submission)), code)
+                program.prepare(code)
             except (OSError, ValueError) as error:
                 outcome.failure = Failure(Reason.INFRASTRUCTURE, "train", f"the submission can't be read: {error}")
                 return outcome
@@ -62,12 +64,17 @@ class PlainExecutor:
             options |= {"target_column": data.target_column, "custom": data.custom, "train_is": rows}
             options |= {"highest_test_row": job.highest_test_row}
             options |= {"data": str(data.folder.absolute())}
-            options |= {"submission": str(folder / "code" / job.submission.name)}
+            options |= {"submission": str(code)}
             run = _Run(options, folder, self.limits)
             hearing: Hearing | None = None
             for word, measured in run.words():
                 if word[:1] == ["ready"]:
-                    hearing = Hearing(outcome, (word[1], word[2]), self.limits.memory, on_stage)
+                    try:
+                        classes = _classes(data, folder / "labels")
+                    except labels.LabelsError as error:
+                        outcome.failure = Failure(Reason.DATA, "split", str(error))
+                        return outcome  # which ends the fold
+                    hearing = Hearing(outcome, (word[1], word[2]), self.limits.memory, on_stage, classes)
                     hearing.heard(b'["ready"]', measured)
                 elif hearing is not None:
                     hearing.heard(json.dumps(word).encode(), measured)
@@ -124,13 +131,13 @@ class _Run:
         hear, tell = os.pipe()
         home = str(Path(runner.__file__).parent.parent)
         folders = {"PYTHONPATH": home, "HOME": str(self._folder), "TMPDIR": str(self._folder)}
-        with open(self._folder / "output", "wb") as output:
+        with open(self._folder / "output", "wb") as printed:
             process = subprocess.Popen(
                 [sys.executable, "-m", "runner.sandbox.plain", str(tell), str(self._folder)],
                 pass_fds=[tell],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=printed,
+                stderr=printed,
                 env=launch.environment() | folders | {"PATH": os.environ.get("PATH", os.defpath)},
                 cwd=self._folder,
                 start_new_session=True,
@@ -170,7 +177,23 @@ class _Run:
 
     def output(self) -> str:
         with open(self._folder / "output", "rb") as file:
-            return file.read(_KEPT_OUTPUT).decode("utf-8", "replace")
+            head, size = file.read(output.HEAD), os.fstat(file.fileno()).st_size
+            file.seek(max(output.HEAD, size - output.TAIL))
+            tail = file.read(output.TAIL)
+        if size <= output.KEPT:
+            return (head + tail).decode("utf-8", "replace")
+        return output.join(head, tail, size - output.KEPT)
+
+
+def _classes(data: DataSet, given: Path) -> labels.Classes | None:
+    """Of a classifier's fold. given: the file of its rows and labels. Raises LabelsError, as Executor does."""
+    if data.custom or "classifier" not in data.workflow_elements:
+        return None
+    _, fold_labels = wire.unpack_arrays(given.read_bytes())
+    if "calibrator" in data.workflow_elements:
+        labels.check_calibration(fold_labels)
+    whole = datasets.read_standard(data.target_column, *(data.folder / name for name in STANDARD_FILES))
+    return labels.Classes(labels.classes_of(np.concatenate([whole.y_train, whole.y_test])), fold_labels)
 
 
 def _measures(pid: int) -> dict[str, float]:
@@ -212,7 +235,9 @@ def main() -> None:
     for limit, value in ((resource.RLIMIT_FSIZE, max(limits["scratch"], limits["memory"])), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (value, value))
     data, root = Path(options["data"]), Path(options.get("submission", "/nowhere"))
-    task = work.Task(words, [], options, None, None, data, root)
+    task = work.Task(words, [], options, None, None, data, root, network=True)
+    program.begin(SPECIFIC)
+    sys.path[:] = [path for path in sys.path if path != os.getcwd()]  # what `python -m` put there: this fold's folder
     try:
         if options["custom"]:
             task.specific = datasets.load_specific(data)

@@ -5,7 +5,7 @@ import json
 import math
 import mmap
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,15 @@ from runner.jobs import (
     Outcome,
     Reason,
 )
+from runner.labels import Classes
 
 OnStage = Callable[[str, dict[str, float]], None]
 
 STAGES = ("train", "validation", "test")
 _DONE = ("TODO", *STATES.values())
+
+
+_ROUNDING = 1e-6
 
 
 class ForkError(Exception):
@@ -38,8 +42,17 @@ def stage_after(state: str) -> str:
 class Hearing:
     """What a fold has said, as far as it can be true."""
 
-    def __init__(self, outcome: Outcome, rows: tuple[int, int], capacity: int, on_stage: OnStage) -> None:
+    def __init__(
+        self,
+        outcome: Outcome,
+        rows: tuple[int, int],
+        capacity: int,
+        on_stage: OnStage,
+        classes: Classes | None = None,
+    ) -> None:
+        """classes: where the predictions are their probabilities."""
         self._outcome = outcome
+        self._classes = classes
         self._rows = {"validation": rows[0], "test": rows[1]}
         self._capacity = capacity
         self._on_stage = on_stage
@@ -77,6 +90,8 @@ class Hearing:
             self._lie = "it reported a prediction of no shape"
         elif shape[0] != rows:
             self._lie = f"{rows} rows were to be predicted, but the prediction has {shape[0]} rows"
+        elif 0 in shape[1:]:
+            self._lie = f"the predictions have 0 columns: their shape is {tuple(shape)}"
         elif 8 * (math.prod(shape) + sum(map(math.prod, self._shapes.values()))) > self._capacity:
             self._lie = "it reported a prediction that is larger than its memory"
         else:
@@ -122,11 +137,30 @@ class Hearing:
             array: np.ndarray = np.ndarray(shape, np.float64, place, offset)
             offset += array.nbytes
             arrays[stage] = array
-            missing = int(np.isnan(array.reshape(len(array), -1)).any(axis=1).sum()) if array.size else 0
-            if missing:
-                self._outcome.notes.append(f"{stage}: {missing} of {len(array)} predictions are not a number")
+            self._outcome.notes += [f"{stage}: {note}" for note in _odd(array, self._classes)]
         self._outcome.full_train_predictions = arrays.get("validation")
         self._outcome.test_predictions = arrays.get("test")
+
+
+def _odd(predictions: np.ndarray, classes: Classes | None) -> Iterator[str]:
+    """What a person should know of these predictions, although it is no error."""
+    if not predictions.size:
+        return
+    rows = predictions.reshape(len(predictions), -1)
+    odd: list[tuple[str, Callable[[np.ndarray], np.ndarray]]]
+    odd = [("are not a number", np.isnan), ("are infinite", np.isinf)]
+    if classes is not None:
+        odd.append(("are outside [0, 1], which no probability is", _outside))
+    for what, test in odd:
+        if number := int(test(rows).any(axis=1).sum()):
+            yield f"{number} of {len(rows)} predictions {what}"
+    if classes is not None and (text := classes.remark(rows.shape[1])):
+        yield text
+
+
+def _outside(rows: np.ndarray) -> np.ndarray:
+    """Not by a rounding error; infinite values have a note of their own."""
+    return np.isfinite(rows) & ((rows < -_ROUNDING) | (rows > 1 + _ROUNDING))
 
 
 _CLAIMS = {Reason.USER_CODE, Reason.MEMORY_LIMIT, Reason.SCRATCH_SPACE}

@@ -1,11 +1,12 @@
 """The system call filter of a fold, compiled once by the supervisor. Trusted, outside.
 
-A list of what numerical Python needs, by name; all else gives ENOSYS, so that a call invented tomorrow is refused
-and glibc falls back where it can. What is left out on purpose: namespaces and mounts, ptrace and reading of other
-processes' memory, bpf, perf, io_uring, userfaultfd, keys, modules, clocks, memory that no file system size bounds
+A list of what numerical Python needs, by name. Nearly all else gives ENOSYS, so that a call invented tomorrow is
+refused and glibc falls back where it can. What is left out on purpose: namespaces and mounts, ptrace and reading of
+other processes' memory, bpf, perf, io_uring, userfaultfd, keys, modules, clocks, memory that no file system size bounds
 (memfd_create, System V), and sockets of any family but AF_UNIX.
 """
 
+import contextlib
 import tempfile
 from typing import Any
 
@@ -29,8 +30,22 @@ timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times
 unlinkat utime utimensat utimes vfork wait4 waitid write writev accept accept4 bind connect
 """.split()
 
+_EPERM, _ENOPROTOOPT, _ENOTSUP, _EAFNOSUPPORT = 1, 92, 95, 97
+
+_REFUSED = {
+    # As a file system without extended attributes answers: shutil.copy2 and others then copy none.
+    _ENOTSUP: """
+getxattr lgetxattr fgetxattr getxattrat setxattr lsetxattr fsetxattr setxattrat listxattr llistxattr flistxattr
+listxattrat removexattr lremovexattr fremovexattr removexattrat
+""".split(),
+    # As it is for who is not root: `cp -a` then leaves the owner as it is.
+    _EPERM: "chown fchown lchown fchownat".split(),
+}
+"""Error -> calls that programs make in passing, and that they expect to fail with this error."""
+
 _NEW_NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
 _AF_UNIX = 1
+_SOL_SOCKET, _SO_ATTACH_FILTER = 1, 26
 
 
 def compile_filter() -> bytes:
@@ -43,11 +58,20 @@ def compile_filter() -> bytes:
             rules.add_rule(pyseccomp.ALLOW, name)
         except (OSError, RuntimeError, ValueError):
             continue  # a call that this architecture or this libseccomp does not know stays refused
+    for error, names in _REFUSED.items():
+        for name in names:
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # as above
+                rules.add_rule(pyseccomp.ERRNO(error), name)
     plain = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _NEW_NAMESPACES, 0)
     rules.add_rule(pyseccomp.ALLOW, "clone", plain)  # clone3 hides its flags in memory: ENOSYS, and glibc uses clone
     for name in ("socket", "socketpair"):
         rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(0, pyseccomp.EQ, _AF_UNIX))
-        rules.add_rule(pyseccomp.ERRNO(97), name, pyseccomp.Arg(0, pyseccomp.NE, _AF_UNIX))  # EAFNOSUPPORT
+        rules.add_rule(pyseccomp.ERRNO(_EAFNOSUPPORT), name, pyseccomp.Arg(0, pyseccomp.NE, _AF_UNIX))
+    # multiprocessing.Manager sets options of sockets. From SO_ATTACH_FILTER on, some load programs into the kernel.
+    sockets, refused = pyseccomp.Arg(1, pyseccomp.EQ, _SOL_SOCKET), pyseccomp.ERRNO(_ENOPROTOOPT)
+    rules.add_rule(pyseccomp.ALLOW, "setsockopt", sockets, pyseccomp.Arg(2, pyseccomp.LT, _SO_ATTACH_FILTER))
+    rules.add_rule(refused, "setsockopt", sockets, pyseccomp.Arg(2, pyseccomp.GE, _SO_ATTACH_FILTER))
+    rules.add_rule(refused, "setsockopt", pyseccomp.Arg(1, pyseccomp.NE, _SOL_SOCKET))
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)

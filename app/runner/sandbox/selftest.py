@@ -72,7 +72,7 @@ def start(slot: Slot) -> None:
         os.close(nothing)
     report = parse(words[-1]) if words else []
     if len(report) != 2 or report[0] != "done" or not isinstance(report[1], dict):
-        said = output.decode(errors="replace").strip().splitlines() or [str(ended)]
+        said = output.strip().splitlines() or [str(ended)]
         raise Refusal("namespaces", f"no process could be confined: {said[-1]}", _NAMESPACES)
     for line, remedy in _REMEDIES.items():
         if any(report[1].get(line, [True])):

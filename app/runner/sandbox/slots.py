@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.jobs import DataSet, Limits
-from runner.sandbox import cgroups, confine, launch, wire
+from runner.sandbox import cgroups, confine, launch, output, wire
 from runner.sandbox.data import Held
 from runner.sandbox.line import SLACK, Line
 from runner.sandbox.parent import NONE, Packages, Parent, ParentError
@@ -121,7 +121,7 @@ class Slot:
         heard: Callable[[bytes, dict[str, float]], None],
         *,
         data: bool = False,
-    ) -> tuple[dict[str, Any], bytes]:
+    ) -> tuple[dict[str, Any], str]:
         """One fork; heard(what it said, measures) for each of its words. Returns how it ended, and its output."""
         limits = self.limits
         assert self._group is not None
@@ -139,10 +139,11 @@ class Slot:
             while True:
                 answer, bulk = line.hear(limits.hard_time + SLACK)
                 if "ended" in answer:
-                    output = wire.read(bulk[0])[: 1 << 20] if bulk else b""
+                    ended = answer["ended"]
+                    kept = os.pread(bulk[0], output.KEPT, 0) if bulk else b""
                     for fd in bulk:
                         os.close(fd)
-                    return answer["ended"], output
+                    return ended, output.unroll(kept, int(ended.get("printed", 0)))
                 heard(line.raw(SLACK), answer["said"])
         finally:
             if group is not self._group:

@@ -12,11 +12,10 @@ import socket
 import time
 from dataclasses import dataclass
 
+from runner.sandbox import output as outputs
 from runner.sandbox import wire
 from runner.sandbox.meter import CgroupMeter, SampledMeter
 
-KEPT_OUTPUT = 64 << 10
-"""Bytes of output that are kept; the rest is thrown away."""
 MOST_OUTPUT = 256 << 20
 """Bytes of output after which the fold is ended."""
 MOST_WORDS = 8
@@ -47,8 +46,9 @@ def watch(
 ) -> tuple[dict[str, object], int]:
     """Until the process is dead.
 
-    Returns how it ended (status; killed: why we did; soft; oom; measures), and a memfd of its output. What one fold
-    says or prints goes through one buffer, zeroed at once: the next fold is a fork of this process.
+    Returns how it ended (status; killed: why we did; soft; oom; printed: bytes of output; measures), and a memfd of its
+    output, as runner.sandbox.output keeps it. What one fold says or prints goes through one buffer, zeroed at once: the
+    next fold is a fork of this process.
     """
     began = time.monotonic()
     soft, hard = began + deadlines.soft, began + deadlines.hard
@@ -129,15 +129,15 @@ def watch(
     ended = {"status": os.waitstatus_to_exitcode(status), "killed": killed, "soft": soft_hit, "oom": meter.over()}
     while length := _take(output, buffer, kept, seen):  # what was in the pipe when the last writer died
         seen += length
-    return ended | (last if killed else measure()), kept
+    return ended | {"printed": seen} | (last if killed else measure()), kept
 
 
 def _take(output: int, buffer: memoryview, kept: int, seen: int) -> int:
-    """Move some output into the memfd `kept`, as far as it is kept. Returns how much there was."""
+    """Move some output into the memfd `kept`. seen: how much came before. Returns how much there was."""
     try:
         length = os.readv(output, [buffer])
     except BlockingIOError:
         return 0
-    os.write(kept, buffer[: max(0, min(length, KEPT_OUTPUT - seen))])
+    outputs.keep(kept, buffer[:length], seen)
     buffer[:length] = bytes(length)
     return length

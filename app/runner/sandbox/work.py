@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from runner import datasets, workflow
+from runner.elements import SPECIFIC
+from runner.hints import hint
 from runner.jobs import SOFT_LIMIT_TEXT
-from runner.sandbox import kernel, wire
+from runner.sandbox import kernel, program, wire
 from runner.sandbox.confine import SCRATCH
 from runner.tracebacks import own_frames
 
@@ -38,7 +40,7 @@ class SoftLimit(BaseException):
 class Task:
     """What to do. words: to the zygote. fds, data: as each function here says. root: the submission's folder.
 
-    stage: where it is, for the one who reads of a failure.
+    stage: where it is, for the one who reads of a failure. network: whether there is one.
     """
 
     words: socket.socket
@@ -49,6 +51,7 @@ class Task:
     data: Path
     root: Path
     stage: str = "split"
+    network: bool = False
 
     def say(self, *words: Any) -> None:
         with contextlib.suppress(Exception):  # the submission may have put anything in its place
@@ -57,16 +60,24 @@ class Task:
         self.words.recv(8)  # the zygote has measured; after the last word it ends us instead
 
     def fail(self, error: BaseException) -> None:
-        text = explain(error, self.root, self.data)
+        text = explain(error, self.root, self.data, self.network)
         while len(json.dumps(text)) > wire.MESSAGE - 256:
             text = text[: len(text) // 2] + " [cut]"
-        self.say("failed", self.stage, _kind(error), text)
+        try:
+            kind = _kind(error)
+        except Exception:  # the error is the submission's own object
+            kind = "user_code"
+        self.say("failed", self.stage, kind, text)
 
 
 def run(task: Task) -> None:
     """Never returns: waits for its end after the last word. The zygote measures, then kills."""
     first = os.getpid()
     signal.signal(signal.SIGXCPU, _raise_soft_limit)
+    is_fold = task.options["task"] == "fold"
+    program.begin(task.root.name if is_fold else SPECIFIC)
+    if is_fold:
+        program.find_files(task.root.name, str(task.root))
     np.random.seed()  # else the same numbers in every fork; Python's own random module sees to itself
     try:
         {"fold": fold, "read": read, "split": split, "probe": probe}[task.options["task"]](task)
@@ -165,7 +176,8 @@ def read(task: Task) -> None:
         data = datasets.read_standard(task.options["target_column"], *files)
         rows = len(data.X_train), len(data.X_test)
         wire.dump_objects(task.fds[3], (data.X_train, data.X_test))
-        classes = datasets.classes_of(data.y_train, data.y_test) if task.options["classifier"] else np.empty(0)
+        labels = [data.y_train, data.y_test] if task.options["classifier"] else [np.empty(0)]
+        classes = np.unique(np.concatenate(labels))
         wire.write(task.fds[4], *wire.pack_array(data.y_train), *wire.pack_array(classes))
     task.say("done", rows)
 
@@ -242,8 +254,9 @@ def _kind(error: BaseException) -> str:
     return "user_code"
 
 
-def explain(error: BaseException, root: Path, data: Path) -> str:
-    """What the author of a submission, or of a data set's code, is shown."""
-    if isinstance(error, datasets.DataError | workflow.PredictionError):
+def explain(error: BaseException, root: Path, data: Path, network: bool = False) -> str:
+    """What the author of a submission, or of a data set's code, is shown. network: whether the code had one."""
+    if isinstance(error, datasets.DataError | workflow.SubmissionError):
         return str(error)
-    return own_frames(error, root, data)
+    frames, help_line = own_frames(error, root, data), hint(error, root, network)
+    return f"{frames}\n{help_line}" if help_line else frames

@@ -12,7 +12,6 @@ Single-threaded, always: a fork of a process with threads may hang.
 import gc
 import importlib
 import os
-import random
 import signal
 import socket
 import sys
@@ -22,8 +21,10 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from runner import datasets
-from runner.sandbox import confine, kernel, wire, work
+from runner.elements import SPECIFIC
+from runner.sandbox import confine, kernel, program, wire, work
 from runner.sandbox.meter import CgroupMeter, SampledMeter
+from runner.sandbox.warm import warm
 from runner.sandbox.watch import Deadlines, Gone, watch
 
 _FDS = 16
@@ -130,6 +131,7 @@ class Zygote(Server):
     def on_specific(self, fds: list[int], memory: int, processes: int) -> dict[str, Any]:
         """Import the organiser's code of a custom data set. It may use twice what a fold may: its forks are folds."""
         confine.limit_zygote(memory, processes)
+        program.begin(SPECIFIC)
         self._specific = datasets.load_specific(confine.DATA)
         gc.freeze()
         return {"threads": len(os.listdir("/proc/self/task"))}
@@ -241,38 +243,6 @@ def _close_all_but(*fds: int) -> None:
             os.closerange(below + 1, above)
 
 
-def _warm() -> None:
-    """Import and run once what most folds and splits use, so that none of them pays for it.
-
-    Frames too: scikit-learn imports some twenty modules when it meets its first one.
-    """
-    import io
-
-    import numpy as np
-    import pandas as pd
-    import sklearn.compose
-    import sklearn.ensemble
-    import sklearn.linear_model
-    import sklearn.model_selection
-    import sklearn.pipeline
-    import sklearn.preprocessing
-    import sklearn.tree  # the same
-
-    frame = pd.DataFrame({"a": np.arange(40.0), "b": np.arange(40.0) % 7, "y": np.arange(40) % 2})
-    frame = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
-    train, _ = sklearn.model_selection.train_test_split(frame, random_state=0)
-    X, y = train.drop(columns="y"), train["y"].to_numpy()
-    rows, _ = next(sklearn.model_selection.StratifiedShuffleSplit(n_splits=1, random_state=0).split(X.to_numpy(), y))
-    for features in (X.iloc[rows], X.to_numpy()[rows]):
-        for model in (
-            sklearn.ensemble.RandomForestClassifier(n_estimators=2),
-            sklearn.linear_model.LogisticRegression(),
-        ):
-            model.fit(features, y[rows]).predict_proba(features)
-        sklearn.linear_model.LinearRegression().fit(features, y[rows]).predict(features)
-    random.seed()
-
-
 def _open_null() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
@@ -284,7 +254,9 @@ def _open_null() -> None:
 def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _warm()
+    # What `python -m` put there is "/": a submission's data.py would not be found beside the folder /data.
+    sys.path[:] = [folder for folder in sys.path if folder != os.getcwd()]
+    warm()
     gc.collect()
     gc.freeze()
     kernel.collapse_memory()
