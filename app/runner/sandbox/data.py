@@ -15,7 +15,7 @@ class Held:
     """features: a sealed memfd that the supervisor passes on unread. labels: of the train set, shape (n_train,);
 
     None for a custom data set, whose interface wants them in the fold, so that they are among the features. classes:
-    the labels that occur in the train or the test set, sorted, where a classifier is to tell them apart.
+    the different labels of the train and the test set, sorted; None for a custom data set, too.
     """
 
     features: int

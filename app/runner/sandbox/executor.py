@@ -175,15 +175,14 @@ class Executor:
             else:
                 opened = [_open(data.folder / name) for name in STANDARD_FILES]
                 line, fds = slot.zygote(), [*opened, features, labels]
-            classifier = not data.custom and "classifier" in data.workflow_elements
-            options = {"task": "read", "target_column": data.target_column, "classifier": classifier}
+            options = {"task": "read", "target_column": data.target_column}
             rows = self._data_task(slot, line, fds, options, data=data.custom)
             wire.seal(features)
             wire.seal(labels)
             y, classes = (None, None) if data.custom else wire.unpack_arrays(wire.read(labels))
             if y is not None and y.shape != rows[:1]:
                 raise ZygoteError("as many labels as rows were to be read")
-            return Held(features, y, rows, os.fstat(features).st_size, classes if classifier else None)
+            return Held(features, y, rows, os.fstat(features).st_size, classes)
         except BaseException as error:
             os.close(features)
             if isinstance(error, RefusedError | FileNotFoundError):
@@ -267,7 +266,7 @@ class Executor:
 
 def _classes(data: DataSet, held: Held, rows: np.ndarray) -> labels.Classes | None:
     """Of a classifier's fold. Raises _DataProblem where its rows do not do for a calibrator."""
-    if held.labels is None or held.classes is None:
+    if held.labels is None or held.classes is None or "classifier" not in data.workflow_elements:
         return None
     fold_labels = held.labels[rows]
     if "calibrator" in data.workflow_elements:

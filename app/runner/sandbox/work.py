@@ -176,8 +176,7 @@ def read(task: Task) -> None:
         data = datasets.read_standard(task.options["target_column"], *files)
         rows = len(data.X_train), len(data.X_test)
         wire.dump_objects(task.fds[3], (data.X_train, data.X_test))
-        labels = [data.y_train, data.y_test] if task.options["classifier"] else [np.empty(0)]
-        classes = np.unique(np.concatenate(labels))
+        classes = np.unique(np.concatenate([data.y_train, data.y_test]))
         wire.write(task.fds[4], *wire.pack_array(data.y_train), *wire.pack_array(classes))
     task.say("done", rows)
 
