@@ -217,7 +217,7 @@ get_reusable_executor().shutdown()  # where nothing isolates it, its semaphores 
     body = f"{pool}\nprint([(type(part) is Part, number) for part, number in made])"
     outcome = program.run("import helper\nfrom .helper import Part\n" + with_body(body), 40, **FILES)
     assert outcome.failure is None, outcome.failure
-    assert outcome.output.strip() == "[(True, 0), (True, 2), (True, 4)]"
+    assert "[(True, 0), (True, 2), (True, 4)]\n" in outcome.output  # loky's processes may warn as they end
 
 
 # Its processes
