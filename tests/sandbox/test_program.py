@@ -374,7 +374,22 @@ def test_an_error_of_files_does_not_speak_of_the_network(confined: Bench) -> Non
         assert "network" not in confined.fit(call).failure.message
 
 
-# Its labels
+# What is said of it
+
+
+def test_the_end_of_a_long_output_is_kept(program: Bench) -> None:
+    output = said(program, "import sys\nprint('start' + 'y' * (1 << 20))\nprint('the end', file=sys.stderr)")
+    left_out = len("start\nthe end\n") + (1 << 20) - (64 << 10)
+    assert output.startswith("starty") and output.endswith("y\nthe end")
+    assert f"y\n[... {left_out:,} bytes of output left out ...]\ny" in output
+
+
+def test_columns_that_are_not_the_classes_are_noted(program: Bench) -> None:
+    code = with_body("").replace("predict_proba(X)\n", "predict_proba(X)[:, :2]\n")
+    outcome = program.run(code)
+    assert outcome.failure is None, outcome.failure
+    for stage in ("validation", "test"):
+        assert f"{stage}: 2 columns of probabilities, but the data has 3 classes" in outcome.notes
 
 
 def test_rows_that_no_calibrator_can_use_are_the_datas_fault(either: start.AnyExecutor, tmp_path: Path) -> None:
