@@ -236,6 +236,7 @@ def main() -> None:
         resource.setrlimit(limit, (value, value))
     data, root = Path(options["data"]), Path(options.get("submission", "/nowhere"))
     task = work.Task(words, [], options, None, None, data, root, network=True)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in order with stderr, as in the sandbox
     program.begin(SPECIFIC)
     sys.path[:] = [path for path in sys.path if path != os.getcwd()]  # what `python -m` put there: this fold's folder
     try:
