@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import QueryDict
 from rest_framework import serializers
-from rest_framework.exceptions import APIException, UnsupportedMediaType, ValidationError
+from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
@@ -22,6 +22,11 @@ class LengthRequired(APIException):
         "The body comes in chunks (Transfer-Encoding). Send it whole, with a Content-Length: from bytes or a text, "
         "not from a stream or a generator."
     )
+
+
+class Compressed(APIException):
+    status_code = 415
+    default_code = "compressed"
 
 
 class ApiView(APIView):
@@ -61,7 +66,7 @@ def _check_body(request: Request) -> None:
     """Refuse a body that would be taken for an empty one, or that is too large."""
     encoding = request.META.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise UnsupportedMediaType(encoding, f"Send the body as it is, without Content-Encoding: {encoding[:100]}.")
+        raise Compressed(f"Send the body as it is, without Content-Encoding: {encoding[:100]}.")
     length = str(request.META.get("CONTENT_LENGTH") or "")
     if not length and request.META.get("HTTP_TRANSFER_ENCODING"):
         raise LengthRequired

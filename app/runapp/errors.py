@@ -6,9 +6,14 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.http import HttpRequest, JsonResponse
 from django.http.multipartparser import MultiPartParserError
-from rest_framework.exceptions import APIException, ParseError
+from rest_framework.exceptions import APIException, ErrorDetail, ParseError, UnsupportedMediaType
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_handler
+
+READABLE = (
+    "The body can't be read by its Content-Type. Send JSON with application/json, or a form with "
+    "application/x-www-form-urlencoded or multipart/form-data."
+)
 
 Errors = dict[str, list[str]]
 
@@ -24,6 +29,8 @@ def exception_handler(exception: Exception, context: dict[str, Any]) -> Response
     elif isinstance(exception, TooManyFieldsSent | TooManyFilesSent):
         most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
         exception = ParseError(f"A form may have {most} fields at most: send a list as JSON text in one field.")
+    elif isinstance(exception, UnsupportedMediaType):
+        exception.detail = ErrorDetail(READABLE, exception.default_code)
     elif isinstance(exception, MultiPartParserError):  # where Django has read the form, to authenticate a session
         exception = ParseError(f"Multipart form parse error - {exception}")
     response = drf_handler(exception, context)

@@ -12,6 +12,7 @@ from django.db.models import F, QuerySet
 from django.http import StreamingHttpResponse
 
 from runapp.models import PAYLOADS, SubmissionFold
+from runapp.services.pressure import DiskAway
 from runner import payloads
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,12 @@ class _Answer:
 
 
 def _response(answer: _Answer, status: int) -> StreamingHttpResponse:
-    answer.begin()
+    try:
+        answer.begin()
+    except payloads.UnreadableError as error:
+        raise DiskAway(
+            "The shared disk does not answer. Ask again when it is back: nothing counts as fetched."
+        ) from error
     return StreamingHttpResponse(answer, status=status, content_type="application/json")
 
 
@@ -125,11 +131,14 @@ def _record(record: dict[str, Any]) -> Iterator[bytes]:
     """One row as a JSON object; payloads, which are base64, go through as they are.
 
     A file that is lost is said in log_messages: one bad fold must not keep the others of the list from their reader.
+    A file that can't be read now breaks the answer off: what was not sent completely can be asked for again.
     """
     for name in PAYLOADS:
         if payloads.is_file(record.get(name, "")):
             try:
                 payloads.check(record[name])
+            except payloads.UnreadableError:
+                raise
             except payloads.PayloadError as error:
                 log.error("fold %s: %s: %s", record.get("databoard_sf_id"), name, error)
                 lost = f"{name} is lost: {error}"

@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery import shared_task
+from celery import current_app, shared_task
 from celery.exceptions import Reject
+from celery.utils.log import get_task_logger
 from celery.worker import state
 from django.db import InterfaceError, OperationalError, connection
 
 from runapp import services
+from runner import payloads
 from runner.tasks import custom_prepare_data, prepare_data, train_test_submission_fold
 
 __all__ = [
@@ -25,11 +27,19 @@ __all__ = [
     "train_test_submission_fold",
 ]
 
+log = get_task_logger(__name__)
+
+PAUSE = 1.0
+"""Seconds before a result is put back whose predictions can't be read: all of them together, not a busy loop."""
+
 
 @shared_task(ignore_result=True, Strategy="runapp.batches:Strategy")  # type: ignore[call-overload] # not in its stubs
 def save_fold(message: dict[str, Any]) -> None:
     """Write a fold's result to the database, where it is not written with others (runapp.batches)."""
-    _with_database(services.finish, message)
+    try:
+        _with_database(services.finish, message)
+    except payloads.UnreadableError as error:
+        _send_later(message, error)
 
 
 @shared_task(ignore_result=True)
@@ -71,7 +81,24 @@ def mend() -> None:
     services.mend()
 
 
-def _with_database(work: Callable[[dict[str, Any]], Any], message: dict[str, Any]) -> None:
+def _send_later(message: dict[str, Any], why: Exception) -> None:
+    """Put a result behind the others in their queue while the shared disk does not give its predictions.
+
+    As a new message: one that is given back comes to the limit of deliveries, and is gone.
+    """
+    time.sleep(PAUSE)
+    again = _with_database(services.wait_for_share, message)
+    if again is None:
+        return
+    log.warning("fold %s: its result waits: %s", message["databoard_sf_id"], why)
+    try:
+        shown = f"task {message['task_id']}"
+        current_app.send_task("runapp.tasks.save_fold", [again], ignore_result=True, argsrepr=shown)
+    except Exception as error:  # the broker is away
+        raise Reject(error, requeue=True) from error
+
+
+def _with_database(work: Callable[[dict[str, Any]], Any], message: dict[str, Any]) -> Any:
     """While the database is away a result waits here, and goes back to its queue where the worker is to stop.
 
     Given back each second it would come to the limit of deliveries that RabbitMQ has by default, and be gone.

@@ -60,7 +60,7 @@ REFUSALS = {
         413: "The request is larger than the server accepts",
         415: "The body is neither JSON nor a form, or it is compressed",
         429: "Too many wrong passwords from this address, or more than the user may have; Retry-After says when",
-        503: "A disk does not answer; nothing is stored",
+        503: "A disk does not answer; nothing is stored, and nothing counts as fetched",
         507: "A disk is nearly full; nothing is stored",
     }.items()
 }
@@ -159,7 +159,7 @@ class SubmissionFoldList(ApiView):
     @extend_schema(
         operation_id="runapp_submissionfold_list",
         parameters=[FoldQuerySerializer],
-        responses=answers(200, listed(FoldSerializer), 400),
+        responses=answers(200, listed(FoldSerializer), 400, 503),
     )
     def get(self, request: Request) -> StreamingHttpResponse:
         return fold_list(self.asked, FOLD_FIELDS)
@@ -196,7 +196,7 @@ class SubmissionFoldDetail(ApiView):
 
     query = WaitSerializer
 
-    @extend_schema(parameters=[WaitSerializer], responses=answers(200, FoldDetailSerializer, 400, 404))
+    @extend_schema(parameters=[WaitSerializer], responses=answers(200, FoldDetailSerializer, 400, 404, 503))
     def get(self, request: Request, pk: int) -> StreamingHttpResponse:
         seconds = self.asked["wait"]
         waited = not seconds or services.wait_for_end(pk, seconds)
@@ -226,7 +226,9 @@ class SubmissionFoldLightList(ApiView):
 class GetTestPredictionList(ApiView):
     """Predictions of the folds with the given ids; they are no longer new."""
 
-    @extend_schema(request=PredictionListSerializer, responses=answers(200, PredictionSerializer(many=True), *BODY))
+    @extend_schema(
+        request=PredictionListSerializer, responses=answers(200, PredictionSerializer(many=True), *BODY, 503)
+    )
     def post(self, request: Request) -> StreamingHttpResponse:
         ids = checked(PredictionListSerializer, request.data)["list_submission_fold"]
         folds = SubmissionFold.objects.filter(pk__in={pk for pk in ids if 0 <= pk < 2**31})
@@ -240,7 +242,7 @@ class GetTestPredictionList(ApiView):
 class GetTestPredictionNew(ApiView):
     """Predictions of the tested folds that nobody has fetched; they are no longer new."""
 
-    @extend_schema(request=PredictionNewSerializer, responses=answers(200, PredictionSerializer(many=True), *BODY))
+    @extend_schema(request=PredictionNewSerializer, responses=answers(200, PredictionSerializer(many=True), *BODY, 503))
     def post(self, request: Request) -> StreamingHttpResponse:
         raw_data_id = checked(PredictionNewSerializer, request.data).get("raw_data_id")
         folds = SubmissionFold.objects.filter(state=SubmissionFold.State.TESTED)

@@ -6,14 +6,16 @@ large array is encoded, checked and sent piece by piece.
 """
 
 import base64
+import errno
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from runner import config
+from runner import config, share
 
 INLINE_BYTES = 1_000_000
 """Texts up to this length travel in the message."""
@@ -23,6 +25,14 @@ _PIECE = 3 << 18  # a multiple of 3, so that pieces of base64 join without paddi
 
 class PayloadError(ValueError):
     """A text or file that is not what was sent; the message says what would be right."""
+
+
+class UnreadableError(PayloadError):
+    """A file that can't be read now: the shared disk is away, hangs, or fails. It may be whole all the same."""
+
+
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors that say something of the file, not of the disk, if the disk is there."""
 
 
 def pack(array: np.ndarray, name: str) -> str:
@@ -64,7 +74,10 @@ def is_file(text: str) -> bool:
 
 
 def pieces(text: str) -> Iterator[bytes]:
-    """The base64 text in pieces; PayloadError where its file can't be read or, at the end, is not the one named."""
+    """The base64 text in pieces; PayloadError where its file is lost or, at the end, is not the one named.
+
+    UnreadableError where the file may be whole, but can't be read now.
+    """
     if not is_file(text):
         if not text.isascii():
             raise PayloadError("is not base64 text: send base64(zlib(content))")
@@ -77,13 +90,17 @@ def pieces(text: str) -> Iterator[bytes]:
                 digest.update(piece)
                 yield piece
     except OSError as error:
-        raise PayloadError(f"a file of the message can't be read: {error}") from None
+        lost = error.errno in _NO_SUCH_FILE and share.is_there()
+        kind = PayloadError if lost else UnreadableError
+        raise kind(f"a file of the message can't be read: {error}") from None
     if digest.hexdigest() != text[1:].partition("/")[0]:
         raise PayloadError(f"{_path(text).name} on the shared disk is not the file that was sent")
 
 
 def check(text: str) -> None:
-    """PayloadError where a file that the text names is missing or damaged."""
+    """PayloadError where a file that the text names is missing or damaged, UnreadableError while the disk is away."""
+    if is_file(text) and not share.is_there():
+        raise UnreadableError("the shared disk is away")
     for _ in pieces(text):
         pass
 
@@ -94,8 +111,10 @@ def is_there(text: str) -> bool:
 
 
 def delete(text: str) -> None:
+    """Delete the file that the text names. While the disk is away it stays: nothing refers to it any more."""
     if is_file(text):
-        _path(text).unlink(missing_ok=True)
+        with suppress(OSError):
+            _path(text).unlink(missing_ok=True)
 
 
 def unpack(text: str, dtype: str, max_bytes: int) -> np.ndarray:

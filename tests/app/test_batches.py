@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from celery import current_app
 from celery.contrib.testing.worker import start_worker
@@ -13,9 +14,9 @@ from django.db.backends.signals import connection_created
 from django.test.utils import CaptureQueriesContext
 from kombu.message import Message
 
-from runapp import batches, services
+from runapp import batches, services, tasks
 from runapp.models import SubmissionFold
-from runner import config
+from runner import config, payloads
 from tests.app.helpers import failure, fold, new_fold, result
 from tests.e2e.live import until
 
@@ -144,6 +145,24 @@ def test_a_crash_before_the_commit_loses_no_result(folds, worker, queues, monkey
     assert states() == ["TODO"] * 10
     with worker():
         wait_for(lambda: states() == ["TESTED"] * 10)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_that_waits_for_the_share_holds_up_no_other(api, folds, worker, queues, monkeypatch, tmp_path):
+    marker = tmp_path / "marker"
+    monkeypatch.setenv("DATARUN_SHARE_MARKER", str(marker))
+    monkeypatch.setattr(tasks, "PAUSE", 0.01)
+    text = payloads.pack(np.random.default_rng(1).random(200_000), "a.test_predictions")
+    send(result(1, test_predictions=text), *(result(key) for key in KEYS[1:]))
+    with worker():
+        wait_for(lambda: states() == ["TODO"] + ["TESTED"] * 9)
+        api.post("submissionfold/", fold(10, force="submission_fold"))
+        send(result(10))  # it is taken in behind the one that waits
+        wait_for(lambda: states() == ["TODO"] + ["TESTED"] * 9)
+        marker.touch()
+        wait_for(lambda: states() == ["TESTED"] * 10)
+    assert SubmissionFold.objects.get(pk=1).attempts == 1
+    assert queues.take(config.MASTER_QUEUE) == []
 
 
 # --- finish_many

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +120,69 @@ def test_a_damaged_file_is_said_and_keeps_no_other_fold_from_its_reader(api, iri
     assert record["test_predictions"] == ""
     assert record["full_train_predictions"] != ""
     assert "test_predictions is lost" in record["log_messages"]
+
+
+# --- the shared disk is away while an answer is made
+
+
+@pytest.fixture
+def away(tmp_path, monkeypatch):
+    """The disk is away until it is called."""
+    marker = tmp_path / "marker"
+    monkeypatch.setenv("DATARUN_SHARE_MARKER", str(marker))
+    return marker.touch
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda api: api.post("testpredictions/new/", {}),
+        lambda api: api.post("testpredictions/list/", {"list_submission_fold": [1, 2]}),
+        lambda api: api.get("submissionfold/"),
+        lambda api: api.get("submissionfold/2/"),
+    ],
+    ids=["new", "list", "full", "one"],
+)
+def test_it_answers_503_while_predictions_cant_be_read(api, iris, away, send):
+    for key in (1, 2):
+        api.new_fold(iris, key)
+    finish(result(1))
+    text = payloads.pack(np.random.default_rng(1).random(200_000), "a.test_predictions")
+    away()
+    finish(result(2, test_predictions=text))
+    Path(os.environ["DATARUN_SHARE_MARKER"]).unlink()
+
+    answer = send(api)
+
+    assert answer.status == 503
+    assert list(answer.body) == ["detail"]
+    assert SubmissionFold.objects.filter(new=True).count() == 2
+    away()
+    answer = send(api)
+    assert answer.status == 200
+    record = answer.body[-1] if isinstance(answer.body, list) else answer.body
+    assert record["test_predictions"].encode() == b"".join(payloads.pieces(text))
+    assert "lost" not in record["log_messages"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_answer_breaks_off_where_the_disk_goes_away(api, iris, away):
+    """After its first piece it is too late for a status."""
+    away()
+    for key in (1, 2):
+        api.new_fold(iris, key)
+        text = payloads.pack(np.random.default_rng(key).random(200_000), f"{key}.test_predictions")
+        finish(result(key, test_predictions=text))
+    response = api.client.post("/runapp/testpredictions/new/", {}, format="json")
+    pieces = iter(response.streaming_content)
+    assert next(pieces)
+    Path(os.environ["DATARUN_SHARE_MARKER"]).unlink()
+    with pytest.raises(payloads.UnreadableError):
+        list(pieces)
+    response.close()
+    away()
+    assert api.post("testpredictions/new/", {}).ids == [1, 2]
 
 
 # --- queries

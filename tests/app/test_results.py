@@ -1,16 +1,23 @@
 """A runner's messages about a fold: its result is taken once, for the task that the fold waits for."""
 
+import errno
+import os
+import threading
 from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from celery.exceptions import Reject
 from celery.worker import state
 from django.db import IntegrityError, OperationalError
+from django.utils import timezone
 
 from runapp import services, tasks
 from runapp.models import SubmissionFold
+from runapp.services import results
 from runner import config, payloads
-from tests.app.helpers import failure, finish, fold, predictions, progress, result, stored
+from tests.app.helpers import failure, finish, fold, heard, predictions, progress, result, stored
 
 pytestmark = pytest.mark.embedded
 
@@ -239,6 +246,158 @@ def test_a_file_outside_its_folder_is_never_touched(sent, tmp_path, settings):
     for _ in range(3):
         finish(result(test_predictions="@0000/../precious"))
     assert outside.read_bytes() == b"AAAA"
+
+
+# --- the shared disk can't be read
+
+
+@pytest.fixture
+def marker(tmp_path, monkeypatch):
+    """The file by which the master knows that the disk is there."""
+    path = tmp_path / "marker"
+    path.touch()
+    monkeypatch.setenv("DATARUN_SHARE_MARKER", str(path))
+    return path
+
+
+@pytest.fixture
+def take_in(queues, monkeypatch):
+    """Have the master's worker take a result in; returns the messages that it put back into its queue."""
+    monkeypatch.setattr(tasks, "PAUSE", 0)
+
+    def take_in(message):
+        tasks.save_fold(message)
+        return [message.content for message in queues.take(config.MASTER_QUEUE)]
+
+    return take_in
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Call it with an error: opening a large file gives it. Call what it returns, and it is readable again."""
+
+    def fails(number: int):
+        patch, read = pytest.MonkeyPatch(), Path.open
+
+        def opened(path, *how, **more):
+            if path.parent == config.dir_large():
+                raise OSError(number, os.strerror(number))
+            return read(path, *how, **more)
+
+        patch.setattr(Path, "open", opened)
+        patches.append(patch)
+        return patch.undo
+
+    patches: list[pytest.MonkeyPatch] = []
+    yield fails
+    for patch in patches:
+        patch.undo()
+
+
+def check_waits(messages):
+    """The fold waits for its result, which is in the queue once, and no attempt is counted."""
+    [message] = messages
+    assert (stored().state, stored().attempts, stored().failed_attempts.count()) == ("TODO", 1, 0)
+    return message
+
+
+def test_a_result_waits_while_the_share_is_away(sent, take_in, marker):
+    text = large()
+    away = config.dir_large().rename(config.dir_large().with_name("elsewhere"))
+    marker.unlink()
+    message = check_waits(take_in(result(test_predictions=text)))
+    for _ in range(5):
+        message = check_waits(take_in(message))
+    away.rename(config.dir_large())
+    marker.touch()
+    assert take_in(message) == []
+    assert (stored().state, stored().attempts, stored().test_predictions) == ("TESTED", 1, text)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN])
+def test_a_result_waits_while_its_predictions_cant_be_read(sent, take_in, marker, unreadable, number):
+    message = result(test_predictions=large())
+    readable = unreadable(number)
+    message = check_waits(take_in(message))
+    readable()
+    assert take_in(message) == []
+    assert (stored().state, stored().attempts) == ("TESTED", 1)
+
+
+def test_predictions_that_are_missing_on_a_share_that_is_there_are_lost(sent, take_in, marker):
+    text = large()
+    payloads.delete(text)
+    assert take_in(result(test_predictions=text)) == []
+    assert stored().attempts == 2
+
+
+def test_predictions_that_stay_unreadable_are_lost_in_the_end(sent, take_in, marker, unreadable, monkeypatch):
+    """One bad block of a disk that is there keeps no fold for ever."""
+    monkeypatch.setattr(results, "MAX_UNREAD", 3)
+    message = result(test_predictions=large())
+    unreadable(errno.EIO)
+    for _ in range(3):
+        message = check_waits(take_in(message))
+    assert take_in(message) == []
+    assert stored().attempts == 2
+
+
+def test_a_share_that_is_away_for_long_is_waited_for(sent, take_in, marker, monkeypatch):
+    monkeypatch.setattr(results, "MAX_UNREAD", 3)
+    marker.unlink()
+    message = result(test_predictions=large())
+    for _ in range(10):
+        message = check_waits(take_in(message))
+
+
+def test_a_fold_whose_result_waits_is_not_overdue(sent, take_in, marker, monkeypatch):
+    services.advance(progress())
+    SubmissionFold.objects.update(deadline=timezone.now() - timedelta(days=1))
+    heard()
+    marker.unlink()
+    [_] = take_in(result(test_predictions=large()))
+    services.mend()
+    assert (stored().attempts, stored().state) == (1, "TRAINED")
+
+
+def test_a_result_that_nobody_awaits_does_not_wait(api, sent, take_in, marker):
+    late = result(test_predictions=large())
+    api.post("submissionfold/", fold(force="submission_fold"))
+    marker.unlink()
+    assert take_in(late) == []
+
+
+def test_a_share_that_hangs_holds_up_no_other_result(api, iris, sent, take_in, monkeypatch):
+    """It is asked once, and waited for no longer than for a time."""
+    api.new_fold(iris, 2)
+    go, check, asked = threading.Event(), payloads.check, []
+
+    def hangs(text):
+        asked.append(text)
+        go.wait(120)
+        check(text)
+
+    monkeypatch.setattr(payloads, "check", hangs)
+    monkeypatch.setattr(results, "READ_SECONDS", 0.01)
+    message = result(1, test_predictions=large())
+    for _ in range(3):
+        [message] = take_in(message)
+    assert services.finish_many([message, result(2)]) == [False, True]
+    assert len(asked) == 1
+    go.set()
+    monkeypatch.setattr(results, "READ_SECONDS", 60)
+    assert take_in(message) == []
+    assert {fold.state for fold in SubmissionFold.objects.all()} == {"TESTED"}
+
+
+def test_a_result_is_not_lost_where_share_and_broker_are_away(sent, marker, broker_down, monkeypatch):
+    monkeypatch.setattr(tasks, "PAUSE", 0)
+    marker.unlink()
+    message = result(test_predictions=large())
+    broker_down()
+    with pytest.raises(Reject) as refusal:
+        tasks.save_fold(message)
+    assert refusal.value.requeue
 
 
 # --- the database is away

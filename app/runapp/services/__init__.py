@@ -8,7 +8,7 @@ from runapp.services.folds import create_folds
 from runapp.services.mending import PATIENCE, mend, requeue_all, send_anew
 from runapp.services.queueing import QueueError, declare_queues, publish_split
 from runapp.services.restoring import restored
-from runapp.services.results import advance, finish, finish_many
+from runapp.services.results import advance, finish, finish_many, wait_for_share
 from runapp.services.runners import packages, save_runner
 from runapp.services.waiting import explain
 
@@ -38,4 +38,5 @@ __all__ = [
     "save_runner",
     "send_anew",
     "wait_for_end",
+    "wait_for_share",
 ]

@@ -1,16 +1,18 @@
 """What runners report: written once, for the task that a fold waits for."""
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from runapp import storage
 from runapp.models import PAYLOADS, Attempt, Call, SubmissionFold
 from runapp.services import attempts
-from runner import payloads
+from runner import payloads, share
 from runner.jobs import Reason
+from runner.look import Look
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,18 @@ MEASURES = (
 )
 PREDICTIONS = ("full_train_predictions", "test_predictions")
 SHAPES = tuple(f"{name}_shape" for name in PREDICTIONS)
+
+MAX_UNREAD = 300
+"""How often a result is tried whose predictions can't be read although the shared disk is there."""
+
+UNREAD_DEADLINE = timedelta(hours=1)
+"""How long the fold of such a result is waited for after each try."""
+
+READ_SECONDS = 300.0
+"""How long the shared disk may take to give the predictions of one fold."""
+
+_looks: dict[str, Look[None]] = {}
+
 RESULT_FIELDS = ("log_messages", "error_reason", *MEASURES, *PREDICTIONS, *SHAPES)
 
 
@@ -44,7 +58,8 @@ def advance(message: dict[str, Any]) -> bool:
 def finish(message: dict[str, Any]) -> bool:
     """Take in a fold's result, once and for the task that the fold waits for; False for any other.
 
-    A fault of the infrastructure is tried again, up to MAX_ATTEMPTS times in all.
+    A fault of the infrastructure is tried again, up to MAX_ATTEMPTS times in all. Raises payloads.UnreadableError
+    while the shared disk does not give the predictions: `wait_for_share` says what becomes of the result.
     """
     pk, task_id = message["databoard_sf_id"], message["task_id"]
     changes = _changes(message)
@@ -70,14 +85,15 @@ def finish_many(messages: list[dict[str, Any]]) -> list[bool]:
 
     Returns which were taken in. An exception means none.
     """
-    verdicts = [(message["databoard_sf_id"], message["task_id"], _changes(message)) for message in messages]
-    folds = SubmissionFold.objects.filter(pk__in=[pk for pk, _, _ in verdicts])
+    verdicts = [(message["databoard_sf_id"], message["task_id"], _readable_changes(message)) for message in messages]
+    folds = SubmissionFold.objects.filter(pk__in=[pk for pk, _, changes in verdicts if changes])
     with transaction.atomic():
         free = {pk for pk, _, _ in verdicts}
         if len(verdicts) > 1:  # who waits for one row while it holds others may lock up with a request
             free = set(folds.select_for_update(skip_locked=True, no_key=True).values_list("pk", flat=True))
         taken = [
             pk in free
+            and changes is not None
             and changes["error_reason"] != Reason.INFRASTRUCTURE
             and SubmissionFold.awaited(pk, task_id).update(**changes) == 1
             for pk, task_id, changes in verdicts
@@ -86,18 +102,52 @@ def finish_many(messages: list[dict[str, Any]]) -> list[bool]:
     return taken
 
 
+def wait_for_share(message: dict[str, Any]) -> dict[str, Any] | None:
+    """The message to be sent again while the shared disk does not give the predictions that it names.
+
+    The fold does not count as lost meanwhile. None if it no longer awaits this result.
+    """
+    awaited = SubmissionFold.awaited(message["databoard_sf_id"], message["task_id"])
+    if not awaited.update(deadline=timezone.now() + UNREAD_DEADLINE):
+        return None
+    return message | {"unread": message.get("unread", 0) + share.is_there()}
+
+
+def _readable_changes(message: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return _changes(message)
+    except payloads.UnreadableError:
+        return None
+
+
 def _changes(message: dict[str, Any]) -> dict[str, Any]:
     """A fold's columns after its end; a fault of the infrastructure where a file that the message names is damaged."""
     results = {name: message[name] for name in RESULT_FIELDS if name in message}
     try:
         for name in PAYLOADS:
-            payloads.check(results.get(name, ""))
+            if payloads.is_file(text := results.get(name, "")):
+                _check_in_time(text)
     except payloads.PayloadError as error:
+        if isinstance(error, payloads.UnreadableError) and message.get("unread", 0) < MAX_UNREAD:
+            raise
         results |= {"error_reason": Reason.INFRASTRUCTURE, "log_messages": f"ERROR(test): {error}"}
     results["log_messages"] = storage.clean_text(results["log_messages"])
     run = {name: _time(message[name]) for name in ("started_at", "finished_at")} | {"runner": message["runner"]}
     # Who asked for the fold while it ran has seen no predictions: they are new.
     return {"state": message["state"], "deadline": None, "new": True} | run | results
+
+
+def _check_in_time(text: str) -> None:
+    """payloads.check, for READ_SECONDS: a disk that hangs must not hold up the results of other folds."""
+    look = _looks.setdefault(text, Look(lambda: payloads.check(text)))
+    try:
+        look(READ_SECONDS)
+    except TimeoutError:  # its thread goes on: the next look at this file waits for the same one
+        raise payloads.UnreadableError(f"the shared disk does not give a file within {READ_SECONDS:g} s") from None
+    except BaseException:
+        _looks.pop(text, None)
+        raise
+    _looks.pop(text, None)
 
 
 def _time(seconds: float) -> datetime:
