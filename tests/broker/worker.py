@@ -89,6 +89,7 @@ class Broker:
         data = {"folder": "birds", "target_column": "species", "workflow_elements": ["classifier"], "custom": False}
         message = {"databoard_sf_id": number, "data": data, "submission": submission, "attempt": attempt}
         message["train_is"] = payloads.pack(np.arange(80), f"{task_id}.train_is")
+        message["highest_test_row"] = 79
         with Celery(broker=self.url, set_as_current=False) as app:
             app.conf.task_queues = [Queue(queue, Exchange("datarun", no_declare=True), queue, no_declare=True)]
             app.send_task(TASK, [message], task_id=task_id, queue=queue)
