@@ -5,7 +5,6 @@
 
 import ctypes
 import fcntl
-import importlib
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 from celery import current_app
 from django.db import connections
@@ -86,7 +85,7 @@ class Server:
         master = [*worker, "-Q", config.MASTER_QUEUE, "-c", "1", "-n", "master@%h"]
         runner = [*worker, "-Q", ",".join(config.QUEUES), "-c", str(slots), "-n", "runner@%h"]
         gunicorn = ["--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "8", "--log-level", "warning"]
-        self.works: dict[str, Callable[[], int | None]] = {
+        self.works: dict[str, Callable[[], None]] = {
             "web server": partial(_serve_web, ["gunicorn", "datarun.wsgi", *gunicorn]),
             "master's worker": partial(_serve_queues, "datarun.celery", master),
             "runner": partial(_serve_queues, "runner.celery", runner),
@@ -148,9 +147,9 @@ class Server:
         spool.forget_begun(config.spool())
 
 
-def _become(name: str, work: Callable[[], int | None]) -> NoReturn:
+def _become(name: str, work: Callable[[], None]) -> NoReturn:
     """In a fork: do the work to its end, then exit."""
-    code: int | str | None = 1
+    code: int | str | None = None
     try:
         os.setsid()  # Ctrl-C reaches the first process alone, which stops the others in order
         if sys.platform == "linux":
@@ -158,10 +157,11 @@ def _become(name: str, work: Callable[[], int | None]) -> NoReturn:
             Path("/proc/self/comm").write_text(f"datarun-{COMMS[name]}")  # for ps and top
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        code = work()
+        work()
     except SystemExit as end:
         code = end.code
     except BaseException:
+        code = 1
         traceback.print_exc()
     finally:
         logging.shutdown()
@@ -176,9 +176,9 @@ def _serve_web(arguments: list[str]) -> None:
     run()
 
 
-def _serve_queues(module: str, arguments: list[str]) -> int | None:
+def _serve_queues(module: str, arguments: list[str]) -> None:
+    """Ends with SystemExit and the worker's exit code, which `app.start` would lose."""
+    from celery.bin.celery import celery
+
     warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
-    app: Any = importlib.import_module(module).app
-    app.set_current()
-    code: int | None = app.start(arguments)
-    return code
+    celery.main(["-A", module, *arguments])

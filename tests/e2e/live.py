@@ -54,7 +54,12 @@ class Live:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve"], cwd=APP, env=self.environment, stdout=log, stderr=log
+                # as `make serve` does: by a path from the folder app
+                [os.path.relpath(sys.executable, APP), "manage.py", "serve"],
+                cwd=APP,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
             )
         self.wait_for_answer()
         return self

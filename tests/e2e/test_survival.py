@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.live import Live, Organiser, until
+from tests.e2e.live import APP, Live, Organiser, until
 from tests.e2e.submissions import HONEST, SLOW
 
 pytestmark = pytest.mark.embedded
@@ -94,3 +96,12 @@ def test_the_user_is_made_and_its_password_shown_once(tmp_path: Path) -> None:
         server.start()
         server.stop()
     assert server.log.read_text().count("made now, shown only this once") == 1
+
+
+def test_a_server_whose_runner_can_not_run_here_ends_and_says_so(tmp_path: Path) -> None:
+    server = Live(tmp_path / "home", DATARUN_SANDBOX="maybe")
+    command = [sys.executable, "manage.py", "serve"]
+    ended = subprocess.run(command, cwd=APP, env=server.environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1
+    assert ended.stderr.count("DATARUN_SANDBOX is 'maybe': use on or off") == 1
+    assert "the runner can't run here; its message is above" in ended.stderr

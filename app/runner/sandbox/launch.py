@@ -194,6 +194,9 @@ def _wait(process: Process) -> bytes:
             raise Interrupted(f"no answer within {_START_SECONDS:.0f} s")
 
 
+_INTERPRETER = os.path.normpath(sys.executable)
+"""Without `..`: `make serve` starts ../.venv/bin/python in the folder app, which the sandbox does not have."""
+
 _INFO_FD = "INFO-FD"
 """Stands in a command for where bubblewrap writes which process it has made."""
 
@@ -202,7 +205,7 @@ def parent_command(fd: int, user: User | None) -> list[str]:
     """fd: its channel. In the host's pid namespace, since zygotes enter those that begin there."""
     apart = [f"--unshare-{kind}" for kind in ("user", "ipc", "net", "uts", "cgroup")]
     mounts = _mounts(None, False)
-    inner = ["bwrap", *apart, *_confined(mounts, user), sys.executable, "-m", "runner.sandbox.zygote", str(fd)]
+    inner = ["bwrap", *apart, *_confined(mounts, user), _INTERPRETER, "-m", "runner.sandbox.zygote", str(fd)]
     return _dropping_root(mounts, user) + inner
 
 
