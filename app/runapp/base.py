@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import QueryDict
 from rest_framework import serializers
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import APIException, ParseError, ValidationError
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 from rest_framework.views import APIView
@@ -50,6 +50,8 @@ class ApiView(APIView):
                 errors["detail"] = [f"A {request.method} takes its fields in the body, not in the address."]
             raise ValidationError(errors)
         self.asked = checked(query, dict(sent))
+        if isinstance(request.data, QueryDict) and not request.data and _length(request) > 0:
+            raise ParseError("The form holds no field: it is broken, or its boundary is another one.")
         if is_get and request.data:
             raise ValidationError("A GET takes its parameters in the address, such as ?limit=10, and no body.")
 
@@ -67,8 +69,13 @@ def _check_body(request: Request) -> None:
     encoding = request.META.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise Compressed(f"Send the body as it is, without Content-Encoding: {encoding[:100]}.")
-    length = str(request.META.get("CONTENT_LENGTH") or "")
-    if not length and request.META.get("HTTP_TRANSFER_ENCODING"):
+    if not request.META.get("CONTENT_LENGTH") and request.META.get("HTTP_TRANSFER_ENCODING"):
         raise LengthRequired
-    if length.isdecimal() and int(length) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+    if _length(request) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
         raise RequestDataTooBig
+
+
+def _length(request: Request) -> int:
+    """Bytes of the body."""
+    length = str(request.META.get("CONTENT_LENGTH") or "")
+    return int(length) if length.isdecimal() else 0

@@ -28,9 +28,9 @@ GRACE = timedelta(seconds=60)
 
 
 def without_payloads(folds: "QuerySet[SubmissionFold]") -> "QuerySet[SubmissionFold]":
-    """The folds without their payload columns, which hold megabytes, but with the names of the payload files."""
+    """The folds without their long columns, which may hold megabytes, but with the names of the payload files."""
     names: dict[str, Any] = {f"{name}_start": Left(name, 200) for name in PAYLOADS}
-    return folds.defer(*PAYLOADS).annotate(**names)
+    return folds.defer(*PAYLOADS, "log_messages").annotate(**names)
 
 
 def cascade_without_payloads(collector: Any, field: Any, folds: "QuerySet[SubmissionFold]", using: str) -> None:

@@ -71,6 +71,11 @@ FOLD_FIELDS = (
 )
 
 
+def _only(values: list[str]) -> dict[str, Any]:
+    """The message of a field that takes these values alone."""
+    return {"invalid_choice": f'"{{input}}" is not a valid choice: use {", ".join(values[:-1])} or {values[-1]}.'}
+
+
 class Indices(str):
     """Packed row numbers that were checked; `highest` is the largest of them."""
 
@@ -211,19 +216,19 @@ class RawDataSerializer(StrictSerializer, serializers.ModelSerializer[RawData]):
             raise ValidationError({"target_column": f"{name} {problem}."})
 
 
-def _target_problem(names: list[str], target: str) -> str | None:
-    """What is wrong with the target column, seen from a CSV file's column names; None if nothing is."""
+def _target_problem(header: str, target: str) -> str | None:
+    """What is wrong with the target column, seen from the header of a CSV file; None if nothing is."""
+    names = storage.csv_names(header)
     found = columns.find(names, target) if target.strip() else None
     if found is not None:
         return f"names its column {found!r} more than once: rename the others" if names.count(found) > 1 else None
-    if len(names) == 1:
-        for separator, word in _SEPARATORS.items():
-            if columns.find(names[0].split(separator), target) is not None:
-                return f"has its fields separated by {word}: separate them by commas"
+    for separator, word in _SEPARATORS.items():
+        if target.strip() and columns.find(storage.csv_names(header, separator), target) is not None:
+            return f"has its fields separated by {word}: separate them by commas"
     return f"has no such column; its first row names: {', '.join(map(repr, names))[:500]}"
 
 
-_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ":": "colons", " ": "blanks"}
 
 
 class SplitSerializer(StrictSerializer):
@@ -252,7 +257,12 @@ class NewFoldSerializer(StrictSerializer):
     databoard_s_id = serializers.IntegerField(min_value=0, max_value=MAX_ID)
     train_is = IndicesField()
     test_is = IndicesField()
-    priority = serializers.ChoiceField(SubmissionFold.Priority.choices, default="L", allow_null=True)
+    priority = serializers.ChoiceField(
+        SubmissionFold.Priority.choices,
+        default="L",
+        allow_null=True,
+        error_messages=_only(SubmissionFold.Priority.values),
+    )
     raw_data = serializers.IntegerField(min_value=0, max_value=MAX_ID, required=False, allow_null=True)
     files = FilesField("MAX_SUBMISSION_BYTES", required=False, allow_null=True)
     force = serializers.CharField(
@@ -388,7 +398,9 @@ class PageSerializer(StrictSerializer):
 
 
 class FoldQuerySerializer(PageSerializer):
-    state = serializers.ChoiceField(SubmissionFold.State.choices, required=False)
+    state = serializers.ChoiceField(
+        SubmissionFold.State.choices, required=False, error_messages=_only(SubmissionFold.State.values)
+    )
     raw_data = serializers.IntegerField(min_value=0, max_value=MAX_ID, required=False)
     databoard_s = serializers.IntegerField(min_value=0, max_value=MAX_ID, required=False)
 

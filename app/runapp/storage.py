@@ -60,8 +60,8 @@ def digest(files: Files, max_bytes: int) -> tuple[str, int]:
     return total.hexdigest(), max_bytes - left
 
 
-def csv_header(content: str) -> list[str]:
-    """The column names of a packed CSV file: its first line that is not blank, within the first megabyte.
+def csv_header(content: str) -> str:
+    """The text of a packed CSV file from its first line that is not blank, as far as it is in the first megabyte.
 
     Raises ValueError for what is no CSV file; the message goes behind the file's name.
     """
@@ -70,24 +70,29 @@ def csv_header(content: str) -> list[str]:
         head += piece
         if len(head) > MAX_HEADER_BYTES:
             break
-    for magic, what in _NOT_CSV.items():
-        if head.startswith(magic):
-            raise ValueError(f"is {what}: send the CSV file itself, as UTF-8 text")
     try:
         # A character may be cut off at the end of what was read.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 text (byte {error.start + 1}): save it as UTF-8") from None
+        text, why = "\0", f"is not UTF-8 text (byte {error.start + 1}): save it as UTF-8"
+    else:
+        why = "holds NUL bytes: send a CSV file, as UTF-8 text"
     if "\0" in text:
-        raise ValueError("holds NUL bytes: send a CSV file, as UTF-8 text")
-    try:
-        rows = csv.reader(io.StringIO(text, newline=""))
-        names = next((row for row in rows if len(row) > 1 or "".join(row).strip()), [])  # pandas skips blank lines, too
-    except csv.Error:  # a name of more than 128 kB
-        names = []
-    if not names:
+        what = next((what for magic, what in _NOT_CSV.items() if head.startswith(magic)), None)
+        raise ValueError(f"is {what}: send the CSV file itself, as UTF-8 text" if what else why)
+    lines = io.StringIO(text, newline="")
+    first = next((line for line in lines if line.strip()), "")  # pandas skips blank lines, too
+    if not first:
         raise ValueError("has no line with the names of its columns")
-    return names
+    return first + lines.read()
+
+
+def csv_names(header: str, separator: str = ",") -> list[str]:
+    """The names in the first row of a CSV text."""
+    try:
+        return next(csv.reader(io.StringIO(header, newline=""), delimiter=separator), [])
+    except csv.Error:  # a name of more than 128 kB
+        return []
 
 
 def save_files(dir_data: str | Path, data: Mapping[str, Any]) -> None:

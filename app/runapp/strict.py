@@ -38,12 +38,13 @@ class StrictSerializer(serializers.Serializer[Any]):
         return values
 
     def _of_form(self, form: Form) -> dict[str, Any]:
-        """The fields as JSON would have them. An optional field that is empty counts as left out."""
+        """The fields as JSON would have them. An optional text that is empty counts as left out, as pages send them."""
         data = {}
         for name, value in form.items():
             field = self.fields.get(name)
-            if value == "" and field is not None and not field.required:
-                continue
+            optional = field is not None and not field.required
+            if value == "" and optional and not isinstance(field, serializers.IntegerField):
+                continue  # a number may decide what a call is about: raw_data_id= is no way to say `all`
             if isinstance(field, serializers.ListField | serializers.DictField):
                 value = _loaded(value)
             if isinstance(field, serializers.ListField) and isinstance(value, int | float):

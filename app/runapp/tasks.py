@@ -30,7 +30,7 @@ __all__ = [
 log = get_task_logger(__name__)
 
 PAUSE = 1.0
-"""Seconds before a result is put back whose predictions can't be read: all of them together, not a busy loop."""
+"""Seconds between two tries of a result whose predictions can't be read. All such results wait at the same time."""
 
 
 @shared_task(ignore_result=True, Strategy="runapp.batches:Strategy")  # type: ignore[call-overload] # not in its stubs
@@ -84,12 +84,13 @@ def mend() -> None:
 def _send_later(message: dict[str, Any], why: Exception) -> None:
     """Put a result behind the others in their queue while the shared disk does not give its predictions.
 
-    As a new message: one that is given back comes to the limit of deliveries, and is gone.
+    It is sent as a new message, because RabbitMQ drops a message that was rejected too often.
     """
-    time.sleep(PAUSE)
+    time.sleep(min(max(message.get("put_back_at", 0.0) + PAUSE - time.time(), 0.0), PAUSE))
     again = _with_database(services.wait_for_share, message)
     if again is None:
         return
+    again["put_back_at"] = time.time()
     log.warning("fold %s: its result waits: %s", message["databoard_sf_id"], why)
     try:
         shown = f"task {message['task_id']}"

@@ -4,10 +4,10 @@ import csv
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -58,17 +58,29 @@ class Custom(NamedTuple):
 
 
 def split_standard(
-    raw_csv: Path, folder: Path, target_column: str, held_out_test: float, random_state: int
+    raw_csv: Path,
+    folder: Path,
+    target_column: str,
+    held_out_test: float,
+    random_state: int,
+    elements: Sequence[str] = (),
 ) -> tuple[int, int]:
     """Write STANDARD_FILES into folder, as scikit-learn's train_test_split cuts the raw file.
 
-    Returns the number of train and test rows. Raises DataError for a file that pandas would read as something else
-    than its author meant.
+    elements: the workflow that the labels are for. Returns the number of train and test rows. Raises DataError for a
+    file that pandas would read as something else than its author meant.
     """
     _check_fields(raw_csv)
     # In one piece: by default pandas infers a long file's types in parts, and a column may have several.
     frame = _read_csv(raw_csv, low_memory=False)
-    _check_labels(frame[_column_of(frame, target_column)], raw_csv)
+    column = _column_of(frame, target_column)
+    # Again with these types: beside whole numbers beyond 64 bits pandas leaves missing values as texts.
+    frame = _read_typed(raw_csv, _types_of(frame))
+    _check_labels(frame[column], elements, raw_csv)
+    if empty := [number for number, name in enumerate(frame, 1) if _is_empty(frame[name])]:
+        raise DataError(
+            f"column {empty[0]} of {raw_csv.name} has no name and no values: remove the comma at the end of the lines"
+        )
     try:
         train, test = train_test_split(frame, test_size=held_out_test, random_state=random_state)
     except ValueError as error:
@@ -115,6 +127,8 @@ def _type_of(column: "pd.Series[Any]") -> str:
     if (kind := str(column.dtype)) in _TYPES:
         return kind
     held = {type(value) for value in column.dropna()}
+    if not held:
+        return "str"
     if len(held) == 1 and (only := held.pop()) in _OBJECTS:
         return f"object of {only.__name__}"
     raise DataError(f"column {column.name!r} holds values of several types, or of {kind}: make them of one type")
@@ -147,8 +161,13 @@ def _column_of(frame: pd.DataFrame, target_column: str) -> str:
     return found
 
 
-def _check_labels(labels: "pd.Series[Any]", raw_csv: Path) -> None:
-    """Each row needs a label: without this check every participant's code would fail on those that lack one."""
+def _is_empty(column: "pd.Series[Any]") -> bool:
+    """Whether a column has neither a name in the file nor a value."""
+    return str(column.name).startswith("Unnamed: ") and bool(column.isna().all())
+
+
+def _check_labels(labels: "pd.Series[Any]", elements: Sequence[str], raw_csv: Path) -> None:
+    """Each row needs a label that the workflow can use: otherwise every participant's code would fail."""
     missing = labels.isna().to_numpy()
     if missing.any():
         texts = pd.read_csv(raw_csv, dtype="str", na_filter=False)[labels.name][missing]
@@ -159,30 +178,53 @@ def _check_labels(labels: "pd.Series[Any]", raw_csv: Path) -> None:
         )
     if pd.api.types.is_float_dtype(labels) and (infinite := np.isinf(labels)).any():
         raise DataError(f"{infinite.sum()} of the {len(labels)} labels in column {labels.name!r} are infinite")
+    if "regressor" in elements and labels.dtype == "str":
+        raise DataError(f"column {labels.name!r} holds text such as {labels.iloc[0]!r}, but a regressor needs numbers")
+    if "classifier" in elements and pd.api.types.is_float_dtype(labels) and (parts := labels % 1 != 0).any():
+        raise DataError(
+            f"column {labels.name!r} holds numbers such as {labels[parts].iloc[0]:g}, but a classifier needs classes: "
+            "text or whole numbers"
+        )
 
 
 def _check_fields(raw_csv: Path) -> None:
     """Refuse rows with more fields than the header names, such as rows that end with a comma.
 
     pandas then takes the first field for the row's name, and each value goes to the column before its own. That is
-    right for R's write.table alone: its header has one name less, its row names are unique, and no field is empty.
+    right for R's write.table alone: its header has one name less, and no field is empty. Its row names are unique, and
+    either quoted or the numbers from 1 on. The split's output says that they were taken for names.
     """
     csv.field_size_limit(sys.maxsize)
     with raw_csv.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
+        lines: list[str] = []
+        reader = csv.reader(_noted(file, lines))
         rows = (row for row in reader if len(row) > 1 or "".join(row).strip())  # pandas skips blank lines, too
         header = next(rows, [])
-        line, seen = 0, set[str]()
+        lines.clear()
+        refusal, quoted, seen = "", False, set[str]()
         for row in rows:
-            if not seen and len(row) <= len(header):
-                return  # pandas itself refuses a row that is longer than the first one
-            line, first = line or reader.line_num, line or len(row)
-            if len(row) != len(header) + 1 or not row[-1].strip() or row[0] in seen:
-                raise DataError(
-                    f"line {line} of {raw_csv.name} has {first} fields, but its header names {len(header)} columns: "
-                    "remove the comma at the end of the rows, or name the column that has no name"
+            if not seen:
+                if len(row) <= len(header):
+                    return  # pandas itself refuses a row that is longer than the first one
+                quoted = "".join(lines).lstrip().startswith('"')
+                refusal = (
+                    f"line {reader.line_num} of {raw_csv.name} has {len(row)} fields, but its header names "
+                    f"{len(header)} columns: remove the comma at the end of the rows, or name the nameless column"
                 )
+            lines.clear()
+            named = row[0] not in seen and (quoted or row[0] == str(len(seen) + 1))
+            if len(row) != len(header) + 1 or not row[-1].strip() or not named:
+                raise DataError(refusal)
             seen.add(row[0])
+    if seen:
+        print("The first field of each row is taken for its name, as in files of R: the header has a name less.")
+
+
+def _noted(file: TextIO, lines: list[str]) -> Iterator[str]:
+    """The file's lines, which are also put into `lines`."""
+    for line in file:
+        lines.append(line)
+        yield line
 
 
 def _difference(frame: pd.DataFrame, again: pd.DataFrame) -> str:
@@ -209,12 +251,19 @@ def load_specific(folder: Path) -> ModuleType:
 
 def read_custom(specific: Any, folder: Path) -> Custom:
     """Call get_train_data and get_test_data of the data set's own module. DataError where rows can't be counted."""
-    X_train, y_train = specific.get_train_data(str(folder))
+    X_train, y_train = _pair("get_train_data", specific.get_train_data(str(folder)))
     if y_train is None:
         raise DataError("get_train_data returned no labels (None for y): return labels, which count the rows")
-    X_test, y_test = specific.get_test_data(str(folder))
+    X_test, y_test = _pair("get_test_data", specific.get_test_data(str(folder)))
     rows = _count("get_train_data", X_train, y_train), _count("get_test_data", X_test, y_test)
     return Custom(X_train, y_train, X_test, rows)
+
+
+def _pair(call: str, returned: Any) -> tuple[Any, Any]:
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        what = f"{len(returned)} values" if isinstance(returned, tuple | list) else f"a {type(returned).__name__}"
+        raise DataError(f"{call} returned {what}: return two, X and y")
+    return returned[0], returned[1]
 
 
 def _count(call: str, X: Any, y: Any) -> int:
@@ -225,7 +274,7 @@ def _count(call: str, X: Any, y: Any) -> int:
     shape = getattr(counted, "shape", None)
     if isinstance(shape, tuple) and shape:
         return int(shape[0])
-    if isinstance(counted, list) or (counted is y and hasattr(y, "__len__")):
+    if isinstance(counted, list) or (counted is y and isinstance(y, Sequence) and not isinstance(y, str)):
         return len(counted)
     what = "y" if counted is y else "no y, and X"
     raise DataError(f"{call} returned {what} of type {type(counted).__name__}: return labels, which count the rows")

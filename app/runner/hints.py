@@ -19,7 +19,7 @@ def hint(error: BaseException, root: Path, network: bool) -> str:
     try:
         files = {path.stem for path in root.glob("*.py")} - {"__init__"}
         for cause in _chain(error):
-            if text := _of_network(cause, network) or _of_import(cause, root.name, files):
+            if text := _of_network(cause, network) or _of_file(cause, root) or _of_import(cause, root.name, files):
                 return text
     except Exception:
         pass
@@ -33,7 +33,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if id(cause) not in seen:
             seen.add(id(cause))
             yield cause
-            todo += [other for other in (cause.__context__, cause.__cause__) if other is not None]
+            # urllib keeps the first error among its arguments, a group its own in a list.
+            others = (cause.__context__, cause.__cause__, *cause.args, *getattr(cause, "exceptions", ()))
+            todo += [other for other in others if isinstance(other, BaseException)]
 
 
 def _of_network(error: BaseException, network: bool) -> str:
@@ -42,6 +44,15 @@ def _of_network(error: BaseException, network: bool) -> str:
     if isinstance(error, socket.gaierror | socket.herror) or error.errno in _NETWORK:
         return "Hint: submissions have no network, nor has a data set's own code. Send the files that they need along."
     return ""
+
+
+def _of_file(error: BaseException, root: Path) -> str:
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return ""
+    if isinstance(error, FileNotFoundError) and (root / Path(error.filename).name).is_file():
+        name = Path(error.filename).name
+        return f"Hint: the submission's files are in a folder of their own: Path(__file__).parent / {name!r}."
+    return "Hint: a submission can write below /tmp." if error.errno == errno.EROFS else ""
 
 
 def _of_import(error: BaseException, package: str, files: set[str]) -> str:
@@ -74,9 +85,8 @@ def _of_missing(name: str, package: str, files: set[str]) -> str:
     meant = f" Is {near[0]}.py meant?" if near else ""
     if top == package:
         return f"Hint: the submission has no file {wanted}.py.{meant or f' It has {_listed(files)}.'}"
-    none = f", and the submission has no file {top}.py" if near else ""
-    listed = "GET /runapp/packages/ lists those that are."
-    return f"Hint: the package {top} is not installed on the runners{none}.{meant} {listed}"
+    none = f"no package {top} is installed on the runners, and the submission has no file {top}.py"
+    return f"Hint: {none}.{meant} GET /runapp/packages/ lists the packages."
 
 
 def _listed(files: set[str]) -> str:

@@ -108,6 +108,7 @@ class SplitJob:
     custom: bool
     held_out_test: float = 0.0
     random_state: int = 42
+    workflow_elements: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

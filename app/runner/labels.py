@@ -17,20 +17,29 @@ class LabelsError(Exception):
 
 @dataclass(frozen=True)
 class Classes:
-    """What a classifier is to tell apart. all: the classes of the data set, sorted; labels: of the fold's rows."""
+    """What a classifier is to tell apart. all: the classes of the data set, sorted; train: those of its train set.
+
+    labels: of the fold's rows.
+    """
 
     all: tuple[str, ...]
+    train: tuple[str, ...]
     labels: np.ndarray
 
     def remark(self, columns: int) -> str:
-        """What is odd about probabilities with that many columns; empty if nothing is."""
+        """What is odd about probabilities with that many columns; empty if nothing is.
+
+        Participants read it: it names no class that only the test set has.
+        """
         if columns == len(self.all):
             return ""
         text = f"{_count(columns, 'column')} of probabilities, but the data has {_count(len(self.all), 'class')}"
         seen = classes_of(self.labels)
-        if missing := [name for name in self.all if name not in seen]:
-            listed = ", ".join(map(repr, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
-            text += f"; the training rows hold {len(seen)} of the {len(self.all)} classes; missing: {listed}"
+        if len(seen) < len(self.all):
+            text += f"; the training rows hold {len(seen)} of the {len(self.all)} classes"
+            if missing := [name for name in self.train if name not in seen]:
+                listed = ", ".join(map(repr, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
+                text += f"; missing: {listed}"
             if columns == len(seen):
                 text += "; the columns are those of the classes seen, sorted"
         return text

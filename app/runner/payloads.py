@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from runner import config, share
+from runner.look import Look
 
 INLINE_BYTES = 1_000_000
 """Texts up to this length travel in the message."""
@@ -90,8 +91,7 @@ def pieces(text: str) -> Iterator[bytes]:
                 digest.update(piece)
                 yield piece
     except OSError as error:
-        lost = error.errno in _NO_SUCH_FILE and share.is_there()
-        kind = PayloadError if lost else UnreadableError
+        kind = PayloadError if error.errno in _NO_SUCH_FILE and disk_is_there() else UnreadableError
         raise kind(f"a file of the message can't be read: {error}") from None
     if digest.hexdigest() != text[1:].partition("/")[0]:
         raise PayloadError(f"{_path(text).name} on the shared disk is not the file that was sent")
@@ -103,6 +103,17 @@ def check(text: str) -> None:
         raise UnreadableError("the shared disk is away")
     for _ in pieces(text):
         pass
+
+
+_folder = Look(lambda: config.dir_large().is_dir())
+
+
+def disk_is_there() -> bool:
+    """Whether the shared disk is there. One without a marker shows no folder of payloads while it is not mounted."""
+    try:
+        return share.is_there() and _folder(share.PATIENCE)
+    except OSError:
+        return False
 
 
 def is_there(text: str) -> bool:

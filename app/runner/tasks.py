@@ -249,16 +249,17 @@ def _judge_runner(outcome: Outcome) -> None:
         intake.worked()
 
 
-@shared_task(name="runapp.tasks.prepare_data", bind=True)
+@shared_task(name="runapp.tasks.prepare_data", bind=True, throws=(SplitError,))
 def prepare_data(self: Task, message: dict[str, Any]) -> dict[str, int]:
     """Split a standard data set into train.csv and test.csv; returns their numbers of rows.
 
-    message: raw_data_id, folder (below DIR_DATA), name, target_column, custom, held_out_test, random_state.
+    message: raw_data_id, folder (below DIR_DATA), name, target_column, custom, held_out_test, random_state,
+    workflow_elements.
     """
     return _split(self, message)
 
 
-@shared_task(name="runapp.tasks.custom_prepare_data", bind=True)
+@shared_task(name="runapp.tasks.custom_prepare_data", bind=True, throws=(SplitError,))
 def custom_prepare_data(self: Task, message: dict[str, Any]) -> dict[str, int]:
     """Split a custom data set with its own prepare_data; returns the numbers of train and test rows."""
     return _split(self, message)
@@ -286,6 +287,7 @@ def _run_split(task: Task, message: dict[str, Any]) -> dict[str, int]:
             custom=message["custom"],
             held_out_test=message.get("held_out_test", 0.0),
             random_state=message.get("random_state", 42),
+            workflow_elements=tuple(message["workflow_elements"]),
         )
         outcome = executor().run_split(job)
         if outcome.failure is None:
@@ -305,7 +307,7 @@ def _run_split(task: Task, message: dict[str, Any]) -> dict[str, int]:
         "runner": task.request.hostname,
         "rows": outcome.rows,
         "reason": failure and failure.reason,
-        "log": failure.log if failure else "",
+        "log": _log([failure.log] if failure else [], outcome),
     }
     _send(task, "runapp.tasks.save_split", result)
     if failure or not outcome.rows:
@@ -338,11 +340,7 @@ def _on_share(parent: Path, name: str) -> Path:
 
 def _fold_result(outcome: Outcome, task_id: str) -> dict[str, Any]:
     result: dict[str, Any] = dict(outcome.measures)
-    lines = [outcome.failure.log] if outcome.failure else []
-    lines += outcome.notes
-    if outcome.output:
-        lines += ["Output:", outcome.output]
-    result["log_messages"] = "\n".join(lines)
+    result["log_messages"] = _log([*([outcome.failure.log] if outcome.failure else []), *outcome.notes], outcome)
     result["state"] = "ERROR" if outcome.failure else outcome.state
     result["error_reason"] = outcome.failure.reason if outcome.failure else ""
     for name in ("full_train_predictions", "test_predictions"):
@@ -352,6 +350,11 @@ def _fold_result(outcome: Outcome, task_id: str) -> dict[str, Any]:
             result[name] = payloads.pack(predictions, f"{task_id}.{name}.{secrets.token_hex(4)}")
             result[f"{name}_shape"] = [*predictions.shape]
     return result
+
+
+def _log(lines: list[str], outcome: Outcome) -> str:
+    """These lines, and below them what the code printed."""
+    return "\n".join([*lines, "Output:", outcome.output] if outcome.output else lines)
 
 
 class _Progress:

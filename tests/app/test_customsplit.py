@@ -17,6 +17,7 @@ def test_it_works(api, custom, queues):
         "name": "digits",
         "target_column": "",
         "custom": True,
+        "workflow_elements": [],
     }
 
 

@@ -66,15 +66,43 @@ def test_an_empty_field_that_is_optional_is_left_out(api, iris, send):
     """As pages send their forms."""
     fields = new_fold(iris) | {"priority": "", "force": "", "webhook": "", "webhook_secret": ""}
     assert send("submissionfold/", fields).status == 201
-    assert send("submissionfold/", fold(2) | {"raw_data": "", "files": ""}).status == 201
+    assert send("submissionfold/", fold(2) | {"files": ""}).status == 201
     assert {fold.priority for fold in SubmissionFold.objects.all()} == {"L"}
-    assert send("testpredictions/new/", {"raw_data_id": ""}).status == 200
 
 
-def test_a_form_without_fields(api, send):
-    assert send("testpredictions/new/", {}).status == 200
-    assert send("rawdata/", {}).body.keys() == {"name", "target_column", "workflow_elements", "files"}
-    assert list(send("submissionfold/bulk/", {}).body) == ["folds"]
+def test_an_empty_number_is_refused(api, iris, send):
+    """In `curl -d raw_data_id=$ID` the variable may be unset."""
+    api.new_fold(iris)
+    SubmissionFold.objects.update(state="TESTED")
+    assert send("testpredictions/new/", {"raw_data_id": ""}).body == {"raw_data_id": ["A valid integer is required."]}
+    assert SubmissionFold.objects.get().new
+    assert send("submissionfold/", fold(2) | {"raw_data": ""}).body.keys() == {"raw_data"}
+
+
+def test_an_empty_body_is_a_form_without_fields(api):
+    form = {"content_type": "application/x-www-form-urlencoded"}
+    assert api.post_bytes("testpredictions/new/", b"", **form).status == 200
+    assert api.post_bytes("submissionfold/bulk/", b"", **form).body.keys() == {"folds"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"junk",
+        b"--B--\r\n",
+        b'--B\nContent-Disposition: form-data; name="raw_data_id"\n\n1\n--B--\n',
+        b"--B\r\nContent-Disposition: form-data\r\n\r\n1\r\n--B--\r\n",
+        b'--B\r\nContent-Disposition: form-data; name="raw_data_id"\r\n',
+    ],
+    ids=["junk", "no field", "LF", "no name", "cut off"],
+)
+def test_a_broken_multipart_form_is_refused(api, iris, body):
+    api.new_fold(iris)
+    SubmissionFold.objects.update(state="TESTED")
+    answer = api.post_bytes("testpredictions/new/", body, content_type="multipart/form-data; boundary=B")
+    assert answer.status == 400
+    assert "The form holds no field" in answer.body["detail"][0]
+    assert SubmissionFold.objects.get().new
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,11 @@ def test_it_finds_a_target_column_with_blanks_around_it(api):
     assert answer.status == 201
 
 
+@pytest.mark.parametrize("header", [b"PAR1,PAR2,species", b"BZh,species"])
+def test_it_takes_a_text_that_begins_like_another_kind_of_file(header, api):
+    assert api.post("rawdata/", data_set(files={"a.csv": pack(header + b"\n1,2,3\n")})).status == 201
+
+
 @pytest.mark.parametrize("lines", ["\n", "\n\n", "\r\n \t\n", "\ufeff\n", "\ufeff"])
 def test_it_passes_over_blank_lines_before_the_header(lines, api):
     answer = api.post("rawdata/", data_set(files={"a.csv": pack(f"{lines}a,species\n1,2\n".encode())}))
@@ -105,14 +110,17 @@ def test_it_reads_a_header_whose_last_character_is_cut_by_its_bound(api):
         (gzip.compress(IRIS), "is compressed with gzip"),
         (bz2.compress(IRIS), "is compressed with bzip2"),
         (lzma.compress(IRIS), "is compressed with xz"),
-        (b"PK\x03\x04 and so on", "is a zip archive or an Excel workbook"),
-        (b"PAR1 and so on", "is a Parquet file"),
+        (b"PK\x03\x04\0 and so on", "is a zip archive or an Excel workbook"),
+        (b"PAR1\x15\0 and so on", "is a Parquet file"),
         (IRIS.decode().encode("utf-16"), "is UTF-16 text"),
         (IRIS.decode().encode("utf-16-be"), "holds NUL bytes"),
         ("species,taille à jour\n1,2\n".encode("latin-1"), "is not UTF-8 text (byte 16)"),
         (b"\n \n\n", "has no line with the names of its columns"),
         (b"a;species\n1;2\n", "has its fields separated by semicolons: separate them by commas"),
         (b"a\t species\n1\t2\n", "has its fields separated by tabs: separate them by commas"),
+        (b'"a";"species"\n"1";"2"\n', "has its fields separated by semicolons: separate them by commas"),
+        (b'"a"\t"species"\n', "has its fields separated by tabs: separate them by commas"),
+        (b"a:species\n", "has its fields separated by colons: separate them by commas"),
         (b"a|species\n1|2\n", "has its fields separated by bars: separate them by commas"),
         (b"a species\n1 2\n", "has its fields separated by blanks: separate them by commas"),
         (b"species,a,species\n1,2,3\n", "names its column 'species' more than once"),

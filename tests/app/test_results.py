@@ -231,6 +231,7 @@ def test_predictions_that_did_not_arrive_are_a_fault_of_the_infrastructure(sent,
 
 
 def test_predictions_that_never_arrive_end_the_fold(sent, settings):
+    config.dir_large().mkdir(parents=True)
     for _ in range(settings.MAX_ATTEMPTS):
         assert stored().state == "TODO"
         finish(result(test_predictions="@0000/never.test_predictions"))
@@ -314,6 +315,18 @@ def test_a_result_waits_while_the_share_is_away(sent, take_in, marker):
     assert (stored().state, stored().attempts, stored().test_predictions) == ("TESTED", 1, text)
 
 
+def test_a_result_waits_while_a_share_without_a_marker_is_not_mounted(sent, take_in, monkeypatch):
+    monkeypatch.setattr(results, "MAX_UNREAD", 3)
+    text = large()
+    away = config.dir_large().rename(config.dir_large().with_name("elsewhere"))
+    message = check_waits(take_in(result(test_predictions=text)))
+    for _ in range(5):
+        message = check_waits(take_in(message))
+    away.rename(config.dir_large())
+    assert take_in(message) == []
+    assert (stored().state, stored().attempts) == ("TESTED", 1)
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN])
 def test_a_result_waits_while_its_predictions_cant_be_read(sent, take_in, marker, unreadable, number):
     message = result(test_predictions=large())
@@ -388,6 +401,22 @@ def test_a_share_that_hangs_holds_up_no_other_result(api, iris, sent, take_in, m
     monkeypatch.setattr(results, "READ_SECONDS", 60)
     assert take_in(message) == []
     assert {fold.state for fold in SubmissionFold.objects.all()} == {"TESTED"}
+
+
+def test_the_predictions_of_many_results_are_read_at_the_same_time(api, iris, sent, monkeypatch):
+    """A disk that hangs costs them one wait, and not one each."""
+    for pk in range(2, 7):
+        api.new_fold(iris, pk)
+    check, reading = payloads.check, threading.Barrier(6)
+
+    def together(text):
+        reading.wait(60)
+        check(text)
+
+    messages = [result(pk, test_predictions=large(200_000 + pk)) for pk in range(1, 7)]
+    monkeypatch.setattr(payloads, "check", together)
+    monkeypatch.setattr(results, "READ_SECONDS", 120)
+    assert services.finish_many(messages) == 6 * [True]
 
 
 def test_a_result_is_not_lost_where_share_and_broker_are_away(sent, marker, broker_down, monkeypatch):

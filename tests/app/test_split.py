@@ -31,6 +31,7 @@ def test_it_works(api, raw, queues):
         "custom": False,
         "held_out_test": 0.25,
         "random_state": 57,
+        "workflow_elements": ["classifier"],
     }
     raw.refresh_from_db()
     assert raw.split_state == "QUEUED"

@@ -67,7 +67,16 @@ def test_labels_of_text_are_an_array(tmp_path):
 @pytest.mark.parametrize("odd", range(0, 40, 3))
 @pytest.mark.parametrize(
     ("usual", "other"),
-    [("07", "2A"), ("1", "1.5"), ("1", ""), ("True", ""), ("1", str(10**30)), ("2020-01-01", "soon"), ("no", "True")],
+    [
+        ("07", "2A"),
+        ("1", "1.5"),
+        ("1", ""),
+        ("True", ""),
+        ("1", str(10**30)),
+        ("2020-01-01", "soon"),
+        ("no", "True"),
+        (str(10**30), str(2**63)),
+    ],
 )
 def test_a_column_has_one_type_wherever_its_odd_value_falls(usual, other, odd, tmp_path):
     text = "code,kind\n" + "".join(f"{other if row == odd else usual},{row % 2}\n" for row in range(40))
@@ -76,6 +85,18 @@ def test_a_column_has_one_type_wherever_its_odd_value_falls(usual, other, odd, t
     assert data.X_train["code"].dtype == data.X_test["code"].dtype == whole.dtype
     together = [*data.X_train["code"], *data.X_test["code"]]
     assert sorted(map(repr, together)) == sorted(map(repr, whole))
+
+
+@pytest.mark.parametrize("large", [2**63, 2**64, 10**30])
+@pytest.mark.parametrize("missing", ["", "NA"])
+@pytest.mark.parametrize("odd", range(0, 20, 4))
+def test_large_numbers_with_gaps_are_read(large, missing, odd, tmp_path):
+    text = "code,kind\n" + "".join(f"{missing if row == odd else large + row},{row % 2}\n" for row in range(20))
+    data = _read(_write(tmp_path, text), "kind")
+    together = pd.concat([data.X_train, data.X_test])["code"]
+    assert together.isna().sum() == 1
+    if large > 2**63:  # pandas makes floats of those below 2**64 that stand beside gaps
+        assert sorted(map(float, together.dropna())) == [float(large + row) for row in range(20) if row != odd]
 
 
 @pytest.mark.parametrize("odd", range(0, 40, 3))
@@ -119,9 +140,25 @@ def test_what_a_header_holds_is_read_back(tmp_path):
         ([f"{row},{1000 + row},{row % 3},," for row in range(40)], 5),
         ([f"{row % 2},{1000 + row},{row % 3},note" for row in range(40)], 4),
         (["0,1000,0,", *(f"{row},{1000 + row},{row % 3}" for row in range(1, 40))], 4),
-        ([f"{row},{1000 + row},{row % 3},{'note' if row < 20 else ''}" for row in range(40)], 4),
+        ([f"{row},{1000 + row},{row % 3},{'note' if row < 20 else ''}" for row in range(1, 41)], 4),
+        ([f"{row}.5,{1000 + row},{row % 3},note" for row in range(40)], 4),
+        ([f"bird {row},{1000 + row},{row % 3},note" for row in range(40)], 4),
+        ([f'"{row % 9}",{1000 + row},{row % 3},note' for row in range(40)], 4),
+        ([f"{row},{1000 + row},{row % 3},NA" for row in range(40)], 4),
     ],
-    ids=["a comma", "a comma and a blank", "an empty text", "two commas", "a note", "in the first row", "in some rows"],
+    ids=[
+        "a comma",
+        "a comma and a blank",
+        "an empty text",
+        "two commas",
+        "a note",
+        "in the first row",
+        "in some rows",
+        "numbers for names",
+        "texts for names",
+        "names that are not unique",
+        "numbers from 0 on",
+    ],
 )
 def test_rows_with_a_field_more_than_the_header_are_refused(rows, fields, tmp_path):
     csv = _write(tmp_path, "\n".join(["", "y,a,b", "", *rows]))
@@ -135,18 +172,47 @@ def test_a_later_row_with_a_field_more_is_refused(tmp_path):
         _split(csv, "y")
 
 
-def test_a_comma_at_the_end_of_the_header_too_is_an_empty_column(tmp_path):
-    data = _read(_write(tmp_path, "y,a,b,\n" + "".join(f"{row},5,6,\n" for row in range(10))), "y")
-    assert sorted([*data.y_train, *data.y_test]) == [*range(10)]
-    assert [*data.X_train["a"]] == 5 * [5]
-
-
 @pytest.mark.parametrize("name", ['"{}"', "{}", '"plot {}"'])
-def test_a_file_of_r_with_row_names_is_read(name, tmp_path):
+def test_a_file_of_r_with_row_names_is_read(name, tmp_path, capsys):
     rows = "".join(f'{name.format(row)},{row},{1000 + row},"k"\n' for row in range(1, 41))
-    data = _read(_write(tmp_path, '"y","a","b"\n' + rows), "y")
+    data = _read(_write(tmp_path, '"y","a","b"\n\n' + rows), "y")
     assert sorted([*data.y_train, *data.y_test]) == [*range(1, 41)]
     assert data.X_train["a"].tolist() == [1000 + label for label in data.y_train]
+    assert "The first field of each row is taken for its name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["", ",", ",,", '""'])
+def test_a_column_without_a_name_and_values_is_refused(end, tmp_path):
+    csv = _write(tmp_path, f"y,a,{end}\n" + "".join(f"{row},5,{end}\n" for row in range(10)))
+    with pytest.raises(DataError, match=r"column 3 of birds\.csv has no name and no values: remove the comma at the"):
+        _split(csv, "y")
+
+
+def test_an_empty_column_with_a_name_is_kept(tmp_path):
+    data = _read(_write(tmp_path, "y,a,empty\n" + "".join(f"{row},5,\n" for row in range(10))), "y")
+    assert [*data.X_train.columns] == ["a", "empty"]
+
+
+@pytest.mark.parametrize(
+    ("elements", "labels", "says"),
+    [
+        (("regressor",), ["1", "2", "high"], "holds text such as '1', but a regressor needs numbers"),
+        (("feature_extractor", "regressor"), ["2020-01-01"], "holds text such as '2020-01-01', but a regressor"),
+        (("classifier",), ["1", "2", "2.5"], "holds numbers such as 2.5, but a classifier needs classes"),
+        (("regressor",), ["1", "2.5"], None),
+        (("regressor",), ["True", "False"], None),
+        (("regressor",), [str(10**30), "1"], None),
+        (("classifier",), ["1.0", "2.0"], None),
+        (("classifier",), ["high", "low"], None),
+    ],
+)
+def test_labels_that_no_workflow_of_the_data_set_can_learn_are_refused(elements, labels, says, tmp_path):
+    csv = _write(tmp_path, "y,a\n" + "".join(f"{label},1\n" for label in 4 * labels))
+    if says is None:
+        assert datasets.split_standard(csv, tmp_path, "y", 0.5, 42, elements)
+        return
+    with pytest.raises(DataError, match=says):
+        datasets.split_standard(csv, tmp_path, "y", 0.5, 42, elements)
 
 
 @pytest.mark.parametrize("word", ["None", "NA", "null", "nan", "N/A", ""])

@@ -69,7 +69,7 @@ def test_classes_are_in_the_order_of_the_columns():
     assert labels.classes_of(np.array(["b", "B", "a"], dtype=object)) == ("B", "a", "b")
 
 
-CLASSES = labels.Classes(("a", "b", "c"), np.array(["c", "a"]))
+CLASSES = labels.Classes(("a", "b", "c"), ("a", "b", "c"), np.array(["c", "a"]))
 
 
 def test_it_remarks_on_columns_that_are_not_the_classes():
@@ -80,11 +80,21 @@ def test_it_remarks_on_columns_that_are_not_the_classes():
     )
     assert CLASSES.remark(1).startswith("1 column of probabilities, but the data has 3 classes; the training rows")
     assert "classes seen, sorted" not in CLASSES.remark(1)
-    whole = labels.Classes(("a", "b"), np.array(["b", "a"]))
+    whole = labels.Classes(("a", "b"), ("a", "b"), np.array(["b", "a"]))
     assert whole.remark(4) == "4 columns of probabilities, but the data has 2 classes"
 
 
+def test_a_remark_names_no_class_that_the_test_set_alone_has():
+    secret = labels.Classes(("a", "b", "secret"), ("a", "b"), np.array(["a", "a"]))
+    assert secret.remark(1) == (
+        "1 column of probabilities, but the data has 3 classes; the training rows hold 1 of the 3 classes; "
+        "missing: 'b'; the columns are those of the classes seen, sorted"
+    )
+    assert "missing" not in labels.Classes(("a", "secret"), ("a",), np.array(["a"])).remark(1)
+
+
 def test_a_remark_names_ten_classes_at_most():
-    many = labels.Classes(tuple(f"c{number:03}" for number in range(500)), np.array(["c000"]))
+    classes = tuple(f"c{number:03}" for number in range(500))
+    many = labels.Classes(classes, classes, np.array(["c000"]))
     assert "'c010', ..." in many.remark(1)
     assert len(many.remark(1)) < 400

@@ -215,10 +215,16 @@ def test_predictions_of_no_columns_are_an_error(custom, stage, executor, make_su
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("import xgboost", "the package xgboost is not installed on the runners. GET /runapp/packages/ lists those"),
-        ("import torch.nn as nn", "the package torch is not installed on the runners. GET /runapp/packages/ lists"),
-        ("from tensorflow.keras import layers", "the package tensorflow is not installed on the runners"),
-        ("import pandas as pd; pd.DataFrame({'a': [1]}).to_hdf('f', key='a')", "the package tables is not installed"),
+        (
+            "import xgboost",
+            "no file xgboost.py. GET /runapp/packages/ lists the packages.",
+        ),
+        (
+            "import torch.nn as nn",
+            "no package torch is installed on the runners, and the submission has no file torch.py",
+        ),
+        ("from tensorflow.keras import layers", "no package tensorflow is installed on the runners"),
+        ("import pandas as pd; pd.DataFrame({'a': [1]}).to_hdf('f', key='a')", "no package tables is installed"),
         ("from .helpr import f", "the submission has no file helpr.py. Is helper.py meant?"),
         ("from helpr import f", "and the submission has no file helpr.py. Is helper.py meant?"),
         ("from . import quite_another", ""),
@@ -231,15 +237,21 @@ def test_predictions_of_no_columns_are_an_error(custom, stage, executor, make_su
         ("from .random import others", ""),
         ("import helper; helper.g()", "helper.py defines f, VALUE."),
         ("import sklearn.nothing", ""),
-        ("import deep", "the package lightgbm is not installed on the runners"),
+        ("import deep", "no package lightgbm is installed on the runners"),
         (
             "try:\n    import xgboost\nexcept ImportError:\n    raise RuntimeError",
-            "the package xgboost is not installed",
+            "no package xgboost is installed",
         ),
         ("1 / 0", ""),
+        (
+            "open('helper.py')",
+            "files are in a folder of their own: Path(__file__).parent / 'helper.py'.",
+        ),
+        ("open('nothing.txt')", ""),
+        ("open(__file__ + '.new', 'w')", "a submission can write below /tmp."),
     ],
 )
-def test_an_import_that_fails_says_what_would_help(code, says, executor, make_submission, small_data):
+def test_an_error_that_fails_says_what_would_help(code, says, executor, make_submission, small_data):
     submission = make_submission(
         classifier=classifier(fit=code),
         helper="def f(): pass\nVALUE = 3",

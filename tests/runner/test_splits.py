@@ -268,6 +268,12 @@ def test_a_data_set_without_test_data_has_no_test_predictions(either_executor, m
             "{'a': 1}, None",
             "get_test_data returned no y, and X of type dict: return labels",
         ),
+        ("np.zeros(n), {'a': [0] * n}", "None, None", "get_train_data returned y of type dict: return labels"),
+        ("np.zeros(n), 'labels'", "None, None", "get_train_data returned y of type str: return labels"),
+        ("np.zeros((2, 5))", "None, None", "get_train_data returned a ndarray: return two, X and y"),
+        ("np.zeros(n), [0] * n, 1", "None, None", "get_train_data returned 3 values: return two, X and y"),
+        ("np.zeros(n), [0] * n", "None", "get_test_data returned a NoneType: return two, X and y"),
+        ("(lambda: 1), [0] * n", "None, None", "get_train_data or get_test_data returned what can't be kept"),
         ("np.zeros(n), [0] * n", "('a', 'b'), None", "get_test_data returned no y, and X of type tuple: return labels"),
     ],
 )

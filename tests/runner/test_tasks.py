@@ -110,6 +110,7 @@ def split_message(**changes):
         "custom": False,
         "held_out_test": IRIS.held_out_test,
         "random_state": IRIS.random_state,
+        "workflow_elements": ["classifier"],
     } | changes
 
 
@@ -150,7 +151,7 @@ def test_a_split_reports_its_rows(share, sent, real):
 def test_a_custom_split_reports_its_rows(share, sent, real):
     (share / "data" / "digits").mkdir()
     split_job(DIGITS, share / "data" / "digits")
-    message = {"raw_data_id": 4, "folder": "digits", "name": "digits", "target_column": "", "custom": True}
+    message = split_message(raw_data_id=4, folder="digits", name="digits", target_column="", custom=True)
     result = run(tasks.custom_prepare_data, message)
     assert tuple(result.get().values()) == tuple(sent[0][1]["rows"]) == tuple(map(len, DIGITS.truth()))
 

@@ -198,8 +198,9 @@ def test_an_init_file_of_its_own_is_run(program: Bench) -> None:
     assert said(program, "from . import FOUR\nimport helper\nprint(FOUR, helper.TWO)", **files) == "4 2"
 
 
+@pytest.mark.parametrize("init", [{}, {"__init__": "MINE = 1"}], ids=["", "with an __init__.py"])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", "loky", "multiprocessing", "threading"])
-def test_other_processes_find_the_files(program: Bench, method: str) -> None:
+def test_other_processes_find_the_files(program: Bench, method: str, init: dict[str, str]) -> None:
     pool = f"""
 from concurrent.futures import ProcessPoolExecutor
 import multiprocessing
@@ -215,7 +216,7 @@ made = Parallel(n_jobs=2, backend={method!r}, temp_folder=os.getcwd())(delayed(h
 get_reusable_executor().shutdown()  # where nothing isolates it, its semaphores would be left
 """
     body = f"{pool}\nprint([(type(part) is Part, number) for part, number in made])"
-    outcome = program.run("import helper\nfrom .helper import Part\n" + with_body(body), 40, **FILES)
+    outcome = program.run("import helper\nfrom .helper import Part\n" + with_body(body), 40, **FILES | init)
     assert outcome.failure is None, outcome.failure
     assert "[(True, 0), (True, 2), (True, 4)]\n" in outcome.output  # loky's processes may warn as they end
 

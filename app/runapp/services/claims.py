@@ -1,4 +1,4 @@
-"""Requests that are still being answered, told from those that have ended in any way.
+"""Tells requests that are still being answered from those that have ended in any way.
 
 Each holds a lock that ends with its process: an advisory lock of PostgreSQL's, or the lock of a file beside SQLite's
 database. So nothing outlives a worker that is killed, and no clock decides.

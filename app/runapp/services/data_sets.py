@@ -95,6 +95,7 @@ def finish_split(result: dict[str, Any]) -> bool:
             "n_train": rows[0],
             "n_test": rows[1],
             "files_path": str(version),
+            "split_log": storage.clean_text(result["log"]),
         }
     # A split that no runner finished has none, and so has the message of a runner that is older than the field.
     changes["split_runner"] = result.get("runner") or ""

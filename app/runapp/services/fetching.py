@@ -27,7 +27,7 @@ class Fetch:
         try:
             free = folds.filter(new=True)
             claims = free.exclude(fetch_id=NOT_FETCHED).order_by().values_list("fetch_id", flat=True).distinct()
-            # One statement claims the folds. It names the claims that have ended: one that comes meanwhile is none.
+            # One statement claims the folds. It lists the claims that have ended, so that newer claims are respected.
             free.filter(fetch_id__in=[NOT_FETCHED, *ended(claims)]).update(fetch_id=self._claim.id)
         except BaseException:
             self.release()

@@ -47,6 +47,7 @@ def publish_split(raw_data_id: int) -> bool:
         "name": raw_data.name,
         "target_column": raw_data.target_column,
         "custom": raw_data.custom,
+        "workflow_elements": [] if raw_data.custom else [*parse_elements(raw_data.workflow_elements)],
         **raw_data.split_request,
     }
     name = "custom_prepare_data" if raw_data.custom else "prepare_data"

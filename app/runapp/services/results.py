@@ -1,6 +1,7 @@
 """What runners report: written once, for the task that a fold waits for."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.utils import timezone
 from runapp import storage
 from runapp.models import PAYLOADS, Attempt, Call, SubmissionFold
 from runapp.services import attempts
-from runner import payloads, share
+from runner import payloads
 from runner.jobs import Reason
 from runner.look import Look
 
@@ -34,10 +35,11 @@ MAX_UNREAD = 300
 UNREAD_DEADLINE = timedelta(hours=1)
 """How long the fold of such a result is waited for after each try."""
 
-READ_SECONDS = 300.0
-"""How long the shared disk may take to give the predictions of one fold."""
+READ_SECONDS = 10.0
+"""How long a result waits for the shared disk to give its predictions, before others are taken in. Reading goes on."""
 
-_looks: dict[str, Look[None]] = {}
+_answers: dict[str, Callable[[float], None]] = {}
+"""Payload file -> the look at it that has begun."""
 
 RESULT_FIELDS = ("log_messages", "error_reason", *MEASURES, *PREDICTIONS, *SHAPES)
 
@@ -85,6 +87,9 @@ def finish_many(messages: list[dict[str, Any]]) -> list[bool]:
 
     Returns which were taken in. An exception means none.
     """
+    for message in messages:  # side by side: a disk that hangs costs the batch READ_SECONDS once
+        for text in _files(message):
+            _begin(text)
     verdicts = [(message["databoard_sf_id"], message["task_id"], _readable_changes(message)) for message in messages]
     folds = SubmissionFold.objects.filter(pk__in=[pk for pk, _, changes in verdicts if changes])
     with transaction.atomic():
@@ -110,7 +115,7 @@ def wait_for_share(message: dict[str, Any]) -> dict[str, Any] | None:
     awaited = SubmissionFold.awaited(message["databoard_sf_id"], message["task_id"])
     if not awaited.update(deadline=timezone.now() + UNREAD_DEADLINE):
         return None
-    return message | {"unread": message.get("unread", 0) + share.is_there()}
+    return message | {"unread": message.get("unread", 0) + payloads.disk_is_there()}
 
 
 def _readable_changes(message: dict[str, Any]) -> dict[str, Any] | None:
@@ -124,9 +129,8 @@ def _changes(message: dict[str, Any]) -> dict[str, Any]:
     """A fold's columns after its end; a fault of the infrastructure where a file that the message names is damaged."""
     results = {name: message[name] for name in RESULT_FIELDS if name in message}
     try:
-        for name in PAYLOADS:
-            if payloads.is_file(text := results.get(name, "")):
-                _check_in_time(text)
+        for text in _files(message):
+            _check_in_time(text)
     except payloads.PayloadError as error:
         if isinstance(error, payloads.UnreadableError) and message.get("unread", 0) < MAX_UNREAD:
             raise
@@ -137,17 +141,29 @@ def _changes(message: dict[str, Any]) -> dict[str, Any]:
     return {"state": message["state"], "deadline": None, "new": True} | run | results
 
 
+def _files(message: dict[str, Any]) -> list[str]:
+    """The payload files that a result names."""
+    texts = [message.get(name, "") for name in PAYLOADS]
+    return [text for text in texts if payloads.is_file(text)]
+
+
+def _begin(text: str) -> Callable[[float], None]:
+    """Begin to check a payload file, if that has not begun."""
+    if text not in _answers:
+        _answers[text] = Look(lambda: payloads.check(text)).begin()
+    return _answers[text]
+
+
 def _check_in_time(text: str) -> None:
     """payloads.check, for READ_SECONDS: a disk that hangs must not hold up the results of other folds."""
-    look = _looks.setdefault(text, Look(lambda: payloads.check(text)))
     try:
-        look(READ_SECONDS)
-    except TimeoutError:  # its thread goes on: the next look at this file waits for the same one
+        _begin(text)(READ_SECONDS)
+    except TimeoutError:  # the next check of this file waits for the same reading
         raise payloads.UnreadableError(f"the shared disk does not give a file within {READ_SECONDS:g} s") from None
     except BaseException:
-        _looks.pop(text, None)
+        _answers.pop(text, None)
         raise
-    _looks.pop(text, None)
+    _answers.pop(text, None)
 
 
 def _time(seconds: float) -> datetime:

@@ -225,6 +225,7 @@ class Executor:
             _give(folder, self._user)
             options: dict[str, Any] = {"task": "split", "name": job.name, "target_column": job.target_column}
             options |= {"held_out_test": job.held_out_test, "random_state": job.random_state}
+            options |= {"elements": job.workflow_elements}
             try:
                 with slot.once(folder) as line:
                     if job.custom:
@@ -274,7 +275,7 @@ def _classes(data: DataSet, held: Held, rows: np.ndarray) -> labels.Classes | No
             labels.check_calibration(fold_labels)
         except labels.LabelsError as error:
             raise _DataProblem(str(error)) from None
-    return labels.Classes(labels.classes_of(held.classes), fold_labels)
+    return labels.Classes(labels.classes_of(held.classes), labels.classes_of(held.labels), fold_labels)
 
 
 class _DataProblem(Exception):

@@ -101,6 +101,7 @@ class PlainExecutor:
                 "source": "",
                 "target": "",
                 "data": str((folder / "data").absolute()),
+                "elements": job.workflow_elements,
             }
             run = _Run(options, folder, self.limits)
             for _ in run.words():
@@ -193,7 +194,8 @@ def _classes(data: DataSet, given: Path) -> labels.Classes | None:
     if "calibrator" in data.workflow_elements:
         labels.check_calibration(fold_labels)
     whole = datasets.read_standard(data.target_column, *(data.folder / name for name in STANDARD_FILES))
-    return labels.Classes(labels.classes_of(np.concatenate([whole.y_train, whole.y_test])), fold_labels)
+    both = np.concatenate([whole.y_train, whole.y_test])
+    return labels.Classes(labels.classes_of(both), labels.classes_of(whole.y_train), fold_labels)
 
 
 def _measures(pid: int) -> dict[str, float]:

@@ -13,11 +13,12 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-_INIT = """from runner.sandbox import program
+_INIT = """
+from runner.sandbox import program
 
 program.find_files(__name__, __path__[0])
 """
-"""The __init__.py of a submission that has none. A process that unpickles its objects then finds the files, too."""
+"""The end of each submission's __init__.py. A process that unpickles its objects then finds the files, too."""
 
 
 def begin(name: str) -> None:
@@ -31,9 +32,8 @@ def begin(name: str) -> None:
 
 def prepare(folder: Path) -> None:
     """Make the folder of a submission's files ready to be imported as a package."""
-    init = folder / "__init__.py"
-    if not init.exists():
-        init.write_text(_INIT)
+    with (folder / "__init__.py").open("a") as file:
+        file.write(_INIT)
 
 
 def find_files(package: str, folder: str) -> None:

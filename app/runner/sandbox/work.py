@@ -165,12 +165,7 @@ def read(task: Task) -> None:
     Custom: fds 0 a memfd for all that folds need. The test labels are dropped here and go nowhere.
     """
     if task.specific:
-        custom = datasets.read_custom(task.specific, task.data)
-        rows = custom.rows
-        try:
-            wire.dump_objects(task.fds[0], custom[:3])
-        except Exception as error:
-            raise datasets.DataError(f"get_train_data or get_test_data returned what can't be kept: {error}") from None
+        rows = _keep(datasets.read_custom(task.specific, task.data), task.fds[0])
     else:
         files = (os.fdopen(fd, "rb") for fd in task.fds[:3])
         data = datasets.read_standard(task.options["target_column"], *files)
@@ -186,12 +181,22 @@ def split(task: Task) -> None:
     options = task.options
     if task.specific:
         task.specific.prepare_data(str(task.data))
-        rows = datasets.read_custom(task.specific, task.data).rows
+        with open(os.devnull, "wb") as nowhere:  # what folds can't get is said now
+            rows = _keep(datasets.read_custom(task.specific, task.data), nowhere.fileno())
     else:
         raw = task.data / f"{options['name']}.csv"
         column, held_out, seed = options["target_column"], options["held_out_test"], options["random_state"]
-        rows = datasets.split_standard(raw, task.data, column, held_out, seed)
+        rows = datasets.split_standard(raw, task.data, column, held_out, seed, options["elements"])
     task.say("done", rows)
+
+
+def _keep(custom: datasets.Custom, fd: int) -> tuple[int, int]:
+    """Write what folds need of a custom data set; returns its numbers of rows."""
+    try:
+        wire.dump_objects(fd, custom[:3])
+    except Exception as error:
+        raise datasets.DataError(f"get_train_data or get_test_data returned what can't be kept: {error}") from None
+    return custom.rows
 
 
 # The self-test
