@@ -58,7 +58,8 @@ def train(elements: Sequence[str], module_path: str, X: pd.DataFrame, y: np.ndar
         _method(model, "classifier", "fit")(features, y)
     else:
         cut = StratifiedShuffleSplit(n_splits=1, test_size=CALIBRATION_PART, random_state=57)
-        fit_is, calibration_is = next(cut.split(features, y))
+        _check_rows(features, len(y))
+        fit_is, calibration_is = next(cut.split(np.zeros(len(y)), y))
         _method(model, "classifier", "fit")(_rows(features, fit_is), y[fit_is])
         probabilities = _method(model, "classifier", "predict_proba")(_rows(features, calibration_is))
         _method(model, "calibrator", "fit")(probabilities, y[calibration_is])
@@ -119,6 +120,18 @@ def _features(model: Model, X: pd.DataFrame) -> Any:
     if model.feature_extractor is None:
         return np.array(X)
     return _method(model, "feature_extractor", "transform")(X)
+
+
+def _check_rows(features: Any, rows: int) -> None:
+    """SubmissionError where what holds the features has other rows than these, or none that can be counted."""
+    shape = getattr(features, "shape", None)
+    found = shape[0] if shape else len(features) if isinstance(features, list | tuple) else None
+    if found != rows:
+        returned = _kind(features) if found is None else f"{found} rows"
+        raise SubmissionError(
+            f"transform in feature_extractor.py returned {returned} for {rows} rows. With a calibrator it must return "
+            "an array, a frame, a list or a sparse matrix, with a row for each."
+        )
 
 
 def _rows(features: Any, rows: np.ndarray) -> Any:

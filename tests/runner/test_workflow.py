@@ -226,6 +226,26 @@ def test_a_calibrator_takes_the_rows_of_whatever_holds_the_features(features, ma
     np.testing.assert_allclose(predictions(features), predictions("A"), rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("features", "returned"),
+    [
+        ("A[1:]", "79 rows"),
+        ("A[1:].tolist()", "79 rows"),
+        ("sparse.csr_matrix(A[1:])", "79 rows"),
+        ("X.drop(index=X.index[0])", "79 rows"),
+        ("None", "None"),
+        ("dict(A=A)", "an object of type dict"),
+        ("(row for row in A)", "an object of type generator"),
+    ],
+)
+def test_a_calibrator_s_features_have_a_row_for_each(features, returned, make_submission, monkeypatch):
+    folder = make_submission(feature_extractor=EXTRACTOR.format(features), classifier=CLASSIFIER, calibrator=CALIBRATOR)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    says = f"transform in feature_extractor.py returned {returned} for 80 rows. With a calibrator"
+    with pytest.raises(workflow.SubmissionError, match=says):
+        workflow.train(CALIBRATED, folder.name, pd.DataFrame({"a": np.arange(80.0)}), np.arange(80) % 2)
+
+
 def test_a_calibrator_takes_the_rows_of_a_list_of_texts(make_submission, monkeypatch):
     folder = make_submission(
         feature_extractor=EXTRACTOR.format("[f'word{a:.0f} and more' for a in A[:, 0]]"),

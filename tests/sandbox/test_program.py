@@ -154,6 +154,15 @@ print("imported once")
     assert outcome.output.splitlines() == ["counted", "imported once"]
 
 
+def test_a_file_is_found_as_any_module_is(program: Bench) -> None:
+    body = """
+import importlib.util, pkgutil
+print(importlib.util.find_spec("other").origin == __file__.replace("classifier.py", "other.py"))
+print(pkgutil.get_data("other", "other.py").decode())
+"""
+    assert said(program, body, **FILES) == "True\nTWO = 2"
+
+
 def test_elements_import_each_other(program: Bench) -> None:
     program.data = replace(program.data, workflow_elements=("feature_extractor", "classifier"))
     extractor = """

@@ -8,8 +8,8 @@ import importlib.util
 import multiprocessing
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -58,20 +58,23 @@ class _Files(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if path is not None or not Path(self._folder, f"{fullname}.py").is_file():
+        file = Path(self._folder, f"{fullname}.py")
+        if path is not None or not file.is_file():
             return None
-        return importlib.util.spec_from_loader(fullname, _Same(f"{self._package}.{fullname}"))
+        loader = _Same(fullname, str(file), f"{self._package}.{fullname}")
+        return importlib.util.spec_from_file_location(fullname, file, loader=loader)
 
 
-class _Same(Loader):
+class _Same(SourceFileLoader):
     """Loads a module under a second name."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, fullname: str, path: str, first_name: str) -> None:
+        super().__init__(fullname, path)
+        self._first_name = first_name
         self._spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(self._name)
+        module = importlib.import_module(self._first_name)
         self._spec = module.__spec__
         return module
 
