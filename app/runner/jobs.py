@@ -51,6 +51,27 @@ class Limits:
     processes: int = 64
 
 
+_MOST_COLUMNS = 1024
+_ALWAYS = 16 << 20
+
+
+def most_predictions(rows: tuple[int, int], classes: int, memory: int) -> int:
+    """Bytes of float64 that a fold may hand in, for its train and test rows together.
+
+    A row may have 1,024 values, or two for each class, however they are arranged; 16 MiB are always allowed, more than
+    the fold's memory never.
+    """
+    return min(memory, max(_ALWAYS, 8 * sum(rows) * max(_MOST_COLUMNS, 2 * classes)))
+
+
+def too_many_predictions(values: int, most: int) -> str:
+    """What is said of so many values, of which `most` bytes are allowed."""
+    return (
+        f"{values:,} values were predicted, for the train and the test set together, but at most {most // 8:,} may be: "
+        f"{_MOST_COLUMNS:,} a row, or two for each class, within the memory of a fold"
+    )
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A data set on the shared disk, ready to be used.

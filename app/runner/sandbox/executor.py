@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ from runner.jobs import (
     Outcome,
     Reason,
     SplitJob,
+    most_predictions,
     rows_problem,
 )
-from runner.packages import installed_modules
+from runner.packages import guessed, installed_modules
 from runner.sandbox import cgroups, launch, selftest, wire
 from runner.sandbox.data import DataSets, Held
-from runner.sandbox.line import Line, RefusedError, ZygoteError
+from runner.sandbox.line import Line, SpecificError, ZygoteError
 from runner.sandbox.parent import NONE, Packages, PackagesError, Parent
 from runner.sandbox.report import (
     Hearing,
@@ -48,8 +49,6 @@ from runner.sandbox.report import (
 from runner.sandbox.slots import Slot
 
 log = logging.getLogger(__name__)
-
-_IMPORT = re.compile(rb"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
 
 
 class Executor:
@@ -92,37 +91,64 @@ class Executor:
     def run_fold(self, job: FoldJob, on_stage: OnStage = lambda stage, measures: None) -> Outcome:
         outcome = Outcome(notes=list(self._notes))
         try:
-            files = wire.filled("submission", *wire.pack_files(job.submission))
+            parts = wire.pack_files(job.submission)
         except (OSError, ValueError) as error:
             outcome.failure = Failure(Reason.INFRASTRUCTURE, "train", f"the submission can't be read: {error}")
             return outcome
-        packages = self._packages(wire.read(files))
-        with self._closing(files), self._slot(job.data.folder, packages) as slot:
-            try:
-                slot.start()
-                self._fold(slot, job, files, packages, outcome, on_stage)
-            except _DataProblem as problem:
-                outcome.failure = Failure(problem.reason, "split", str(problem))
-            except Exception as error:
-                log.exception("sandbox: a slot has failed")
-                stage = stage_after(outcome.state)
-                outcome.failure = Failure(
-                    Reason.INFRASTRUCTURE, stage, f"the runner failed, not the submission: {error}"
-                )
-                slot.close()  # its next fold starts it anew
+        packages = self._packages(parts)
+        own = Reason.DATA if job.data.custom else Reason.KILLED_ITSELF
+        with self._closing(wire.filled("submission", *parts)) as files, self._slot(job.data.folder, packages) as slot:
+            self._judged(slot, outcome, own, lambda: self._fold(slot, job, files, packages, outcome, on_stage))
         return outcome
 
     def run_split(self, job: SplitJob) -> Outcome:
         """Makes job.target, with copies of the raw files; complete, or not at all."""
         outcome = Outcome(notes=list(self._notes))
         with self._slot(job.target, NONE) as slot:
+            self._judged(slot, outcome, Reason.DATA, lambda: self._split(slot, job, outcome))
+        return outcome
+
+    # Whose fault it is
+
+    def _judged(self, slot: Slot, outcome: Outcome, own: Reason, work: Callable[[], None]) -> None:
+        """Do the work in a slot. What fails in a way that has no verdict is judged by a process of ours.
+
+        If that can't be confined either, in the slot started anew, the runner is to blame. Otherwise foreign code is, as
+        soon as it may have run; own is the reason then. Before that, the slot may have been harmed by an earlier fold:
+        the work is tried once more.
+        """
+        for last in (False, True):
             try:
                 slot.start()
-                self._split(slot, job, outcome)
+                work()
+                return
+            except _Problem as problem:
+                outcome.failure = Failure(problem.reason, "split", str(problem))
+                return
+            except SpecificError as error:
+                outcome.failure = Failure(Reason.DATA, "split", str(error))
+                return
             except Exception as error:
-                log.exception("sandbox: a split failed")
-                outcome.failure = Failure(Reason.INFRASTRUCTURE, "split", f"the runner failed: {error}")
-        return outcome
+                log.exception("sandbox: a slot has failed")
+                slot.close()
+                stage = "split" if own is Reason.DATA else stage_after(outcome.state)
+                if not self._works(slot):
+                    why = f"the runner failed, not the code that it ran: {error}"
+                    outcome.failure = Failure(Reason.INFRASTRUCTURE, stage, why)
+                    return
+                if last or isinstance(error, _ForeignError):
+                    why = "the process that ran this code ended, or broke off its talk with the runner"
+                    outcome.failure = Failure(own, stage, f"{why}: {error}")
+                    return
+
+    @staticmethod
+    def _works(slot: Slot) -> bool:
+        try:
+            selftest.start(slot)
+        except Exception:
+            log.exception("sandbox: a slot can't be started anew")
+            return False
+        return True
 
     # A fold
 
@@ -133,36 +159,39 @@ class Executor:
         try:
             if data.custom and not slot.has(data.folder, packages):
                 (data.folder / SPECIFIC).stat()
+        except FileNotFoundError as error:
+            raise _Problem(str(error)) from None
+        try:
             slot.zygote(data, packages)
         except PackagesError:
             self._threaded |= packages  # left to the folds
             packages = NONE
-        except (RefusedError, FileNotFoundError) as error:
-            raise _DataProblem(str(error)) from None
         held = self._data.get(data.folder, lambda: self._read(slot, data, packages))
         rows = np.ascontiguousarray(job.train_is, dtype=np.int64)
         if problem := rows_problem(rows, job.highest_test_row, held.rows[0]):
-            raise _DataProblem(problem)
+            raise _Problem(problem)
         slot.keep(self._data.folders())
-        line = slot.loaded(data, held, packages)
+        with _foreign(lambda: data.custom):
+            line = slot.loaded(data, held, packages)
         classes = _classes(data, held, rows)
         parts = wire.pack_array(rows)
         if held.labels is not None:
             parts += wire.pack_array(held.labels[rows])
         name = _package_name(job.submission.name)
         options = {"task": "fold", "elements": data.workflow_elements, "rows": held.rows}
-        hearing = Hearing(outcome, held.rows, slot.limits.memory, on_stage, classes)
+        most = most_predictions(held.rows, len(held.classes) if held.classes is not None else 0, slot.limits.memory)
+        hearing = Hearing(outcome, held.rows, most, on_stage, classes)
         with self._closing(wire.filled("labels", *parts)) as given:
-            with self._closing(wire.memfd("predictions", slot.limits.memory)) as predictions:
-                ended, outcome.output = slot.run(line, name, files, [given, predictions], options, hearing.heard)
-                hearing.finish(ended, slot.limits)
-                wire.seal(predictions)
+            with self._closing(wire.memfd("predictions", most)) as predictions:
+                with _foreign(lambda: data.custom or hearing.ready):
+                    ended, outcome.output = slot.run(line, name, files, [given, predictions], options, hearing.heard)
+                    hearing.finish(ended, slot.limits)
                 hearing.take(predictions)
 
-    def _packages(self, packed: bytes) -> Packages:
-        """Installed packages that the files seem to import. By pattern: a parser would meet hostile text here."""
-        words = {word.decode() for word in _IMPORT.findall(packed)}
-        return frozenset(words & self._installed) - self._parent.modules - self._threaded
+    def _packages(self, parts: list[bytes | memoryview]) -> Packages:
+        """Installed packages that a submission seems to import. parts: of pack_files."""
+        files = (bytes(body) for name, body in zip(parts[1::4], parts[3::4], strict=True) if bytes(name)[-3:] == b".py")
+        return frozenset(guessed(files) & self._installed) - self._parent.modules - self._threaded
 
     # A data set
 
@@ -173,20 +202,24 @@ class Executor:
             if data.custom:
                 line, fds = slot.zygote(data, packages), [features]
             else:
-                opened = [_open(data.folder / name) for name in STANDARD_FILES]
+                try:
+                    for file in STANDARD_FILES:
+                        opened.append(_open(data.folder / file))
+                except FileNotFoundError as error:
+                    raise _Problem(str(error)) from None
                 line, fds = slot.zygote(), [*opened, features, labels]
             options = {"task": "read", "target_column": data.target_column}
-            rows = self._data_task(slot, line, fds, options, data=data.custom)
-            wire.seal(features)
-            wire.seal(labels)
+            rows = self._data_task(slot, line, fds, options, data.custom)
+            with _foreign(lambda: data.custom):  # which may have it mapped, or have sealed it in its own way
+                wire.seal(features)
+            if (size := os.fstat(features).st_size) > slot.limits.memory:
+                raise _Problem(f"the features have {size >> 20} MiB, more than the memory of a fold")
             y, classes = (None, None) if data.custom else wire.unpack_arrays(wire.read(labels))
             if y is not None and y.shape != rows[:1]:
                 raise ZygoteError("as many labels as rows were to be read")
-            return Held(features, y, rows, os.fstat(features).st_size, classes)
-        except BaseException as error:
+            return Held(features, y, rows, size, classes)
+        except BaseException:
             os.close(features)
-            if isinstance(error, RefusedError | FileNotFoundError):
-                raise _DataProblem(str(error)) from None
             raise
         finally:
             for fd in (*opened, labels):
@@ -198,23 +231,25 @@ class Executor:
         line: Line,
         fds: list[int],
         options: dict[str, Any],
-        data: bool,
+        custom: bool,
         outcome: Outcome | None = None,
     ) -> tuple[int, int]:
-        """A fork that reads or splits. Returns the rows; raises _DataProblem."""
-        words: list[bytes] = []
-        with self._closing(wire.filled("nothing")) as files:
-            ended, output = slot.run(line, "none", files, fds, options, lambda text, _: words.append(text), data=data)
+        """A fork that reads or splits. Returns the rows; raises _Problem."""
+        words: list[list[Any]] = []
+        data = custom or outcome is not None
+        with self._closing(wire.filled("nothing")) as files, _foreign(lambda: custom or words[:1] == [["ready"]]):
+            said = lambda text, _: words.append(parse(text))  # noqa: E731
+            ended, output = slot.run(line, "none", files, fds, options, said, data=data)
+            check_ready(words[0] if words else ["broken", f"{ended} {output!r}"])
         if outcome is not None:
             outcome.output = output
-        check_ready(parse(words[0]) if words else ["broken", f"{ended} {output!r}"])
-        word = parse(words[-1])
+        word = words[-1]
         reason = why(ended, word, slot.limits)
         if reason is not None:
             blame = Reason.DATA if reason[0] in (Reason.USER_CODE, Reason.KILLED_ITSELF) else reason[0]
-            raise _DataProblem(reason[1], blame)
+            raise _Problem(reason[1], blame)
         if len(word) != 2 or word[0] != "done" or not whole_numbers(word[1], 2):
-            raise _DataProblem("the data set's code gave no row counts")
+            raise _Problem("the data set's code gave no row counts")
         return word[1][0], word[1][1]
 
     def _split(self, slot: Slot, job: SplitJob, outcome: Outcome) -> None:
@@ -226,19 +261,14 @@ class Executor:
             options: dict[str, Any] = {"task": "split", "name": job.name, "target_column": job.target_column}
             options |= {"held_out_test": job.held_out_test, "random_state": job.random_state}
             options |= {"elements": job.workflow_elements}
-            try:
-                with slot.once(folder) as line:
-                    if job.custom:
-                        line.specific(slot.limits)
-                    outcome.rows = self._data_task(slot, line, [], options, data=True, outcome=outcome)
-            except RefusedError as error:
-                outcome.failure = Failure(Reason.DATA, "split", str(error))
-            except _DataProblem as problem:
-                outcome.failure = Failure(problem.reason, "split", str(problem))
-            if outcome.failure is None:
-                _take_back(folder)
-                if not job.target.exists():  # the message may come twice
-                    folder.rename(job.target)
+            with slot.once(folder) as line:
+                if job.custom:
+                    line.specific(slot.limits)
+                rows = self._data_task(slot, line, [], options, job.custom, outcome)
+            _take_back(folder)
+            if not job.target.exists():  # the message may come twice
+                folder.rename(job.target)
+            outcome.rows = rows
 
     # Slots
 
@@ -266,7 +296,7 @@ class Executor:
 
 
 def _classes(data: DataSet, held: Held, rows: np.ndarray) -> labels.Classes | None:
-    """Of a classifier's fold. Raises _DataProblem where its rows do not do for a calibrator."""
+    """Of a classifier's fold. Raises _Problem where its rows do not do for a calibrator."""
     if held.labels is None or held.classes is None or "classifier" not in data.workflow_elements:
         return None
     fold_labels = held.labels[rows]
@@ -274,11 +304,28 @@ def _classes(data: DataSet, held: Held, rows: np.ndarray) -> labels.Classes | No
         try:
             labels.check_calibration(fold_labels)
         except labels.LabelsError as error:
-            raise _DataProblem(str(error)) from None
+            raise _Problem(str(error)) from None
     return labels.Classes(labels.classes_of(held.classes), labels.classes_of(held.labels), fold_labels)
 
 
-class _DataProblem(Exception):
+class _ForeignError(Exception):
+    """What failed once foreign code may have run."""
+
+
+@contextlib.contextmanager
+def _foreign(may_run: Callable[[], bool]) -> Iterator[None]:
+    """What fails in here without a verdict is a _ForeignError, if foreign code may have run by then."""
+    try:
+        yield
+    except (_Problem, SpecificError):
+        raise
+    except Exception as error:
+        if may_run():
+            raise _ForeignError(str(error)) from error
+        raise
+
+
+class _Problem(Exception):
     def __init__(self, message: str, reason: Reason = Reason.DATA) -> None:
         super().__init__(message)
         self.reason = reason

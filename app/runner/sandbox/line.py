@@ -1,7 +1,9 @@
 """The supervisor's end of a channel to a zygote. Trusted, outside; believes no answer."""
 
 import os
+import select
 import socket
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from runner.sandbox import wire
 
 SLACK = 30.0
 """Seconds that a zygote may take beyond the hard limit, before it counts as lost."""
+_SLICE = 1.0
 
 
 class ZygoteError(Exception):
@@ -20,6 +23,29 @@ class RefusedError(Exception):
     """The zygote could not do what was asked; the message says why."""
 
 
+class SpecificError(RefusedError):
+    """The organiser's specific.py can't be imported; the message says why."""
+
+
+class Patience:
+    """Seconds to wait for a zygote, all its words together, on a machine that runs: none pass while it stands still."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    def wait(self, channel: socket.socket) -> None:
+        """Until there is something to read. Raises TimeoutError."""
+        poll = select.poll()
+        poll.register(channel, select.POLLIN)
+        while self._left > 0:
+            began, most = time.monotonic(), min(self._left, _SLICE)
+            ready = poll.poll(most * 1000)
+            self._left -= min(most, time.monotonic() - began)
+            if ready:
+                return
+        raise TimeoutError("it took too long")
+
+
 @dataclass
 class Line:
     """A channel to a zygote. loaded: whether the zygote holds the features of its data set."""
@@ -27,11 +53,18 @@ class Line:
     channel: socket.socket
     loaded: bool = False
 
+    def __post_init__(self) -> None:
+        self.channel.settimeout(SLACK)  # it may not read what it is sent
+
+    def is_quiet(self) -> bool:
+        """Whether the zygote waits for what it is asked next, as far as can be seen: it has not ended, nor said more."""
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        return not poll.poll(0)
+
     def ask(self, do: str, fds: list[int] | None = None, seconds: float = SLACK, **options: Any) -> dict[str, Any]:
         self.tell(do, fds or [], **options)
-        answer, bulk = self.hear(seconds)
-        for fd in bulk:
-            os.close(fd)
+        answer, _ = self.hear(Patience(seconds))
         return answer
 
     def tell(self, do: str, fds: list[int], **options: Any) -> None:
@@ -40,31 +73,36 @@ class Line:
         except OSError as error:
             raise ZygoteError(f"the zygote is gone: {error}") from None
 
-    def hear(self, seconds: float) -> tuple[dict[str, Any], list[int]]:
+    def hear(self, patience: Patience, fds: int = 0) -> tuple[dict[str, Any], list[int]]:
+        """The next answer, with at most `fds` descriptors: one that comes unasked is an error, and is closed."""
         try:
-            self.channel.settimeout(seconds)
-            answer, fds = wire.receive(self.channel, 1)
+            patience.wait(self.channel)
+            answer, received = wire.receive(self.channel, fds)
         except (EOFError, OSError, ValueError) as error:
             raise ZygoteError(f"no answer from the zygote: {error!r}") from None
+        if isinstance(answer, dict) and "error" not in answer:
+            return answer, received
+        for fd in received:
+            os.close(fd)
         if not isinstance(answer, dict):
             raise ZygoteError("an answer that is none")
-        if "error" in answer:
-            raise RefusedError(str(answer["error"]))
-        return answer, fds
+        raise RefusedError(str(answer["error"])[: wire.TEXT])
 
-    def raw(self, seconds: float) -> bytes:
+    def raw(self, patience: Patience) -> bytes:
         try:
-            self.channel.settimeout(seconds)
+            patience.wait(self.channel)
             return self.channel.recv(wire.MESSAGE)
         except OSError as error:
             raise ZygoteError(f"no answer from the zygote: {error}") from None
 
     def specific(self, limits: Limits) -> None:
-        """Have the organiser's specific.py imported."""
+        """Have the organiser's specific.py imported. Raises SpecificError."""
         seconds = limits.hard_time
         try:
             answer = self.ask("specific", memory=limits.memory, processes=limits.processes, seconds=seconds)
         except ZygoteError:
-            raise RefusedError(f"specific.py ends or blocks the process that imports it ({seconds:g} s)") from None
+            raise SpecificError(f"specific.py ends or blocks the process that imports it ({seconds:g} s)") from None
+        except RefusedError as error:
+            raise SpecificError(str(error)) from None
         if answer.get("threads") != 1:
-            raise RefusedError("specific.py starts threads when it is imported; a process with threads can't be forked")
+            raise SpecificError("specific.py starts threads when it is imported; a process with threads can't be forked")

@@ -25,7 +25,7 @@ def keep(fd: int, chunk: memoryview, before: int) -> None:
 def unroll(kept: bytes, printed: int) -> str:
     """The text of a file that `keep` filled. printed: the number of bytes that it was given."""
     if printed <= KEPT:
-        return kept[:KEPT].decode("utf-8", "replace")
+        return kept[:printed].decode("utf-8", "replace")
     place = HEAD + (printed - HEAD) % TAIL
     return join(kept[:HEAD], kept[place:KEPT] + kept[HEAD:place], printed - KEPT)
 

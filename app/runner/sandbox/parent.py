@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.sandbox import launch, wire
-from runner.sandbox.line import SLACK, Line, RefusedError, ZygoteError
+from runner.sandbox.line import SLACK, Line, Patience, RefusedError, ZygoteError
 
 Packages = frozenset[str]
 NONE: Packages = frozenset()
@@ -96,7 +96,7 @@ class Parent:
         assert place.inside is not None
         line, _ = self._forked("zygote", [place.inside], below=packages)
         try:
-            line.hear(SLACK)
+            line.hear(Patience(SLACK))
         except BaseException:
             line.channel.close()
             raise
@@ -114,7 +114,7 @@ class Parent:
             line, [pidfd] = self._forked("packages", [], packages=sorted(packages))
             child = _Child(line, pidfd)
             try:
-                answer, _ = line.hear(self._seconds)
+                answer, _ = line.hear(Patience(self._seconds))
                 if answer.get("threads") != 1:
                     raise PackagesError("a process with threads can't be forked")
             except ZygoteError as error:
@@ -136,7 +136,7 @@ class Parent:
                 assert self.process is not None
                 line = self._children[below].line if below else Line(self.process.channel)
                 line.tell(do, [theirs.fileno(), *fds], **options)
-                return Line(ours), line.hear(SLACK)[1]
+                return Line(ours), line.hear(Patience(SLACK), fds=1)[1]
         except BaseException:
             ours.close()
             raise

@@ -4,7 +4,9 @@ import contextlib
 import json
 import math
 import mmap
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from runner.jobs import (
     Limits,
     Outcome,
     Reason,
+    too_many_predictions,
 )
 from runner.labels import Classes
 
@@ -28,6 +31,9 @@ _DONE = ("TODO", *STATES.values())
 
 
 _ROUNDING = 1e-6
+_VALUES = 1 << 20
+"""How many predictions are looked at in one go: each needs some bytes of this process meanwhile."""
+_KILLED = ("", "done", "talk", "output", "memory", "hard")
 
 
 class ForkError(Exception):
@@ -37,6 +43,53 @@ class ForkError(Exception):
 def stage_after(state: str) -> str:
     """The stage that a fold of this state is in; the last one if it is done."""
     return STAGES[min(_DONE.index(state), 2)]
+
+
+class Measures:
+    """What a zygote has measured in one run, as far as it can be true: an organiser's code may have taken its place."""
+
+    def __init__(self) -> None:
+        self._began = self._wall = time.monotonic()
+        self._first: float | None = None
+        self._cpu = 0.0
+
+    def checked(self, said: Any) -> dict[str, float]:
+        """wall, cpu, memory: times within those that went by here, memory within the machine's. Raises ValueError."""
+        wall, cpu, memory = (_number(said, name) for name in ("wall", "cpu", "memory"))
+        now = time.monotonic()
+        if self._first is None:  # it counts from anywhere
+            self._first = self._cpu = cpu
+        self._wall = min(max(self._wall, wall), now)
+        self._cpu = min(max(self._cpu, cpu), self._first + (now - self._began) * (os.cpu_count() or 1))
+        return {"wall": self._wall, "cpu": self._cpu, "memory": min(memory, _MACHINE)}
+
+
+_MACHINE = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+_MOST = 1 << 62
+
+
+def _number(said: Any, name: str) -> float:
+    value = said.get(name) if isinstance(said, dict) else None
+    if type(value) not in (int, float) or not 0 <= value < _MOST:  # which NaN is not
+        raise ValueError(f"the zygote measured nothing: {name}")
+    return value
+
+
+def check_ended(ended: Any, measures: Measures) -> dict[str, Any]:
+    """How a fork ended, as watch says it. Raises ValueError for anything else."""
+    measured = measures.checked(ended)
+    status, killed, printed = (ended.get(name) for name in ("status", "killed", "printed"))
+    flags = {name: ended.get(name) for name in ("soft", "oom")}
+    if not (
+        type(status) is int
+        and abs(status) < 256
+        and killed in _KILLED
+        and type(printed) is int
+        and 0 <= printed < _MOST
+        and all(type(flag) is bool for flag in flags.values())
+    ):
+        raise ValueError("the zygote did not say how a fork ended")
+    return {"status": status, "killed": killed, "printed": printed} | flags | measured
 
 
 class Hearing:
@@ -50,7 +103,7 @@ class Hearing:
         on_stage: OnStage,
         classes: Classes | None = None,
     ) -> None:
-        """classes: where the predictions are their probabilities."""
+        """capacity: bytes of the predictions. classes: where the predictions are their probabilities."""
         self._outcome = outcome
         self._classes = classes
         self._rows = {"validation": rows[0], "test": rows[1]}
@@ -80,6 +133,11 @@ class Hearing:
             self._on_stage(stage, {name: value for name, value in self._outcome.measures.items() if name not in before})
 
     @property
+    def ready(self) -> bool:
+        """Whether foreign code may have run."""
+        return bool(self._before)
+
+    @property
     def stage(self) -> str:
         """The one that it is in."""
         return stage_after(self._outcome.state)
@@ -93,7 +151,8 @@ class Hearing:
         elif 0 in shape[1:]:
             self._lie = f"the predictions have 0 columns: their shape is {tuple(shape)}"
         elif 8 * (math.prod(shape) + sum(map(math.prod, self._shapes.values()))) > self._capacity:
-            self._lie = "it reported a prediction that is larger than its memory"
+            values = math.prod(shape) + sum(map(math.prod, self._shapes.values()))
+            self._lie = too_many_predictions(values, self._capacity)
         else:
             self._shapes[stage] = tuple(shape)
         return not self._lie
@@ -152,7 +211,8 @@ def _odd(predictions: np.ndarray, classes: Classes | None) -> Iterator[str]:
     if classes is not None:
         odd.append(("are outside [0, 1], which no probability is", _outside))
     for what, test in odd:
-        if number := int(test(rows).any(axis=1).sum()):
+        blocks = np.array_split(rows, max(1, rows.size // _VALUES))
+        if number := sum(int(test(block).any(axis=1).sum()) for block in blocks):
             yield f"{number} of {len(rows)} predictions {what}"
     if classes is not None and (text := classes.remark(rows.shape[1])):
         yield text

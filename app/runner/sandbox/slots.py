@@ -1,7 +1,7 @@
 """A slot: the zygotes that one fold at a time is forked from. Supervisor: trusted, outside; believes no answer.
 
-A slot has namespaces for standard data sets, and others for each custom one. In them is a zygote for each data set and
-set of packages: a fork of the runner's parent.
+A slot has namespaces for standard data sets, and others for the custom one that it works for. In them is a zygote for
+each data set and set of packages: a fork of the runner's parent.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from typing import Any
 from runner.jobs import DataSet, Limits
 from runner.sandbox import cgroups, confine, launch, output, wire
 from runner.sandbox.data import Held
-from runner.sandbox.line import SLACK, Line
+from runner.sandbox.line import SLACK, Line, Patience, ZygoteError
 from runner.sandbox.parent import NONE, Packages, Parent, ParentError
+from runner.sandbox.report import Measures, check_ended
+from runner.sandbox.watch import MOST_WORDS
 
 _ZYGOTES = 4
 """Zygotes of data sets that a slot keeps."""
-_CUSTOM = 2
-"""Custom data sets whose namespaces a slot keeps."""
 
 
 class Slot:
@@ -32,12 +32,12 @@ class Slot:
         self._seccomp = seccomp
         self._group: cgroups.Group | None = None
         self._below: launch.Process | None = None
-        self._places: OrderedDict[Path | None, launch.Process] = OrderedDict()
+        self._places: dict[Path | None, launch.Process] = {}
         self._zygotes: OrderedDict[tuple[Path | None, Packages], Line] = OrderedDict()
 
     def start(self) -> None:
         """Unless it is running."""
-        self.zygote()
+        self._retried(lambda: self._zygote(None, NONE))
 
     def close(self) -> None:
         for line in self._zygotes.values():
@@ -53,7 +53,8 @@ class Slot:
     def keep(self, folders: set[Path]) -> None:
         """Drop what is warm for data sets that are no longer held."""
         for key in [key for key in self._zygotes if key[0] is not None and key[0] not in folders]:
-            self._zygotes.pop(key).channel.close()
+            if key in self._zygotes:
+                self._end(key)
 
     def has(self, folder: Path, packages: Packages) -> bool:
         return (folder, packages) in self._zygotes
@@ -63,10 +64,14 @@ class Slot:
 
         Without a data set: one that reads standard ones.
         """
+        self._end_others(data.folder if data and data.custom else None)
+        return self._retried(lambda: self._zygote(data, packages))
+
+    def _retried(self, make: Callable[[], Line]) -> Line:
         for again in (True, False):
             try:
                 self._begin()
-                return self._zygote(data, packages)
+                return make()
             except ParentError:
                 if not again:
                     raise
@@ -83,7 +88,7 @@ class Slot:
             try:
                 line.ask("load", [held.features], seconds=self.limits.hard_time)
             except BaseException:
-                self._zygotes.pop((data.folder, packages)).channel.close()
+                self._end((data.folder, packages))
                 raise
             line.loaded = True
         return line
@@ -91,6 +96,7 @@ class Slot:
     @contextlib.contextmanager
     def once(self, folder: Path) -> Iterator[Line]:
         """A zygote for one split, with the folder writable."""
+        self._end_others(folder)
         for again in (True, False):
             self._begin()
             try:
@@ -126,26 +132,28 @@ class Slot:
         limits = self.limits
         assert self._group is not None
         group = self._groups.fold(self._group, limits.memory, limits.processes)
+        kept = wire.memfd("output", output.KEPT)
         try:
+            measures, patience = Measures(), Patience(limits.hard_time + SLACK)
             line.tell(
                 "run",
-                [*group.files.values(), files, *fds],
+                [*group.files.values(), kept, files, *fds],
                 bounds=asdict(confine.Bounds(limits.memory, limits.scratch, limits.processes, data, launch.kept())),
                 deadlines={"soft": limits.soft_time, "hard": limits.hard_time},
                 meters=list(group.files),
                 name=name,
                 options=options,
             )
-            while True:
-                answer, bulk = line.hear(limits.hard_time + SLACK)
+            for _ in range(MOST_WORDS + 1):
+                answer, _ = line.hear(patience)
                 if "ended" in answer:
-                    ended = answer["ended"]
-                    kept = os.pread(bulk[0], output.KEPT, 0) if bulk else b""
-                    for fd in bulk:
-                        os.close(fd)
-                    return ended, output.unroll(kept, int(ended.get("printed", 0)))
-                heard(line.raw(SLACK), answer["said"])
+                    ended = check_ended(answer["ended"], measures)
+                    return ended, output.unroll(os.pread(kept, output.KEPT, 0), ended["printed"])
+                measured = measures.checked(answer.get("said"))
+                heard(line.raw(patience), measured)
+            raise ZygoteError("the zygote does not stop talking")
         finally:
+            os.close(kept)
             if group is not self._group:
                 group.close()
 
@@ -160,6 +168,8 @@ class Slot:
 
     def _zygote(self, data: DataSet | None, packages: Packages) -> Line:
         key = data.folder if data else None, packages
+        if key in self._zygotes and not self._zygotes[key].is_quiet():
+            self._end(key)
         if key not in self._zygotes:
             others = [other for other in self._zygotes if other[0] is not None]
             for old in others[: len(others) + 1 - _ZYGOTES]:
@@ -183,11 +193,12 @@ class Slot:
         """The namespaces for zygotes of a custom data set, or for all others."""
         if folder not in self._places:
             self._places[folder] = self._parent.namespaces(folder)
-            custom = [key for key in self._places if key is not None]
-            for old in custom[:-_CUSTOM]:
-                self._drop(old)
-        self._places.move_to_end(folder)
         return self._places[folder]
+
+    def _end_others(self, folder: Path | None) -> None:
+        """An organiser's code may go on when its fold has ended: it does not run beside another data set's folds."""
+        for other in [other for other in self._places if other not in (None, folder)]:
+            self._drop(other)
 
     def _greet(self, line: Line) -> None:
         assert self._group is not None
@@ -197,7 +208,14 @@ class Slot:
         finally:
             os.close(fd)
 
-    def _drop(self, folder: Path) -> None:
+    def _end(self, key: tuple[Path | None, Packages]) -> None:
+        """One zygote, or all that runs for a custom data set."""
+        if key[0] is not None and key[0] in self._places:
+            self._drop(key[0])
+        else:
+            self._zygotes.pop(key).channel.close()
+
+    def _drop(self, folder: Path | None) -> None:
         for key in [key for key in self._zygotes if key[0] == folder]:
             self._zygotes.pop(key).channel.close()
         self._places.pop(folder).stop()

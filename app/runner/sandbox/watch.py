@@ -43,17 +43,18 @@ def watch(
     supervisor: socket.socket,
     deadlines: Deadlines,
     meter: CgroupMeter | SampledMeter,
-) -> tuple[dict[str, object], int]:
+    kept: int,
+) -> dict[str, object]:
     """Until the process is dead.
 
-    Returns how it ended (status; killed: why we did; soft; oom; printed: bytes of output; measures), and a memfd of its
-    output, as runner.sandbox.output keeps it. What one fold says or prints goes through one buffer, zeroed at once: the
-    next fold is a fork of this process.
+    kept: a file for its output, as runner.sandbox.output keeps it. Returns how it ended (status; killed: why we did;
+    soft; oom; printed: bytes of output; measures). What one fold says or prints goes through one buffer, zeroed at
+    once: the next fold is a fork of this process.
     """
     began = time.monotonic()
     soft, hard = began + deadlines.soft, began + deadlines.hard
     pidfd = os.pidfd_open(pid)
-    kept, seen, said = wire.memfd("output"), 0, 0
+    seen, said = 0, 0
     buffer = memoryview(bytearray(1 << 18))
     killed, soft_hit, spared, last = "", False, False, dict[str, float]()
     poll = select.poll()
@@ -129,7 +130,7 @@ def watch(
     ended = {"status": os.waitstatus_to_exitcode(status), "killed": killed, "soft": soft_hit, "oom": meter.over()}
     while length := _take(output, buffer, kept, seen):  # what was in the pipe when the last writer died
         seen += length
-    return ended | {"printed": seen} | (last if killed else measure()), kept
+    return ended | {"printed": seen} | (last if killed else measure())
 
 
 def _take(output: int, buffer: memoryview, kept: int, seen: int) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 from runner import datasets, workflow
 from runner.elements import SPECIFIC
 from runner.hints import hint
-from runner.jobs import SOFT_LIMIT_TEXT
+from runner.jobs import SOFT_LIMIT_TEXT, too_many_predictions
 from runner.sandbox import kernel, program, wire
 from runner.sandbox.confine import SCRATCH
 from runner.tracebacks import own_frames
@@ -60,9 +60,7 @@ class Task:
         self.words.recv(8)  # the zygote has measured; after the last word it ends us instead
 
     def fail(self, error: BaseException) -> None:
-        text = explain(error, self.root, self.data, self.network)
-        while len(json.dumps(text)) > wire.MESSAGE - 256:
-            text = text[: len(text) // 2] + " [cut]"
+        text = fitting(explain(error, self.root, self.data, self.network))
         try:
             kind = _kind(error)
         except Exception:  # the error is the submission's own object
@@ -109,7 +107,7 @@ def fold(task: Task) -> None:
         predictions = workflow.as_predictions(call(), rows)
         end = offset + predictions.nbytes
         if end > capacity:
-            raise workflow.PredictionError(f"predictions of {end:,} bytes are more than the memory of a fold")
+            raise workflow.PredictionError(too_many_predictions(end // 8, capacity))
         if predictions.nbytes:
             with mmap.mmap(task.fds[1], end) as place:  # no more than needed: it counts as address space
                 place[offset:end] = predictions.reshape(-1).view(np.uint8).data
@@ -256,6 +254,13 @@ def _kind(error: BaseException) -> str:
             return "scratch_space"
         cause = cause.__cause__ or cause.__context__
     return "user_code"
+
+
+def fitting(text: str) -> str:
+    """The text, cut where it is longer than a message may be."""
+    while len(json.dumps(text)) > wire.MESSAGE - 256:
+        text = text[: len(text) // 2] + " [cut]"
+    return text
 
 
 def explain(error: BaseException, root: Path, data: Path, network: bool = False) -> str:

@@ -52,7 +52,7 @@ class Server:
                 os._exit(0)
             except BaseException as error:
                 text = work.explain(error, confine.SUBMISSION, confine.DATA)
-                answer, bulk = {"error": text[:8000], "where": traceback.format_exc()[-8000:]}, None
+                answer, bulk = {"error": work.fitting(text)}, None
             for fd in fds:
                 os.close(fd)
             wire.send(self._channel, answer, [bulk] if bulk is not None else [])
@@ -150,21 +150,26 @@ class Zygote(Server):
         meters: list[str],
         name: str,
         options: dict[str, Any],
-    ) -> tuple[dict[str, Any], int]:
-        """One fork. fds: the meter's files, 0 the packed submission, others for the task. Reports, then answers."""
+    ) -> dict[str, Any]:
+        """One fork. fds: the meter's files, 0 one for the output, 1 the packed submission, others for the task.
+
+        Reports, then answers.
+        """
         files = dict(zip(meters, fds, strict=False))
-        order = {"bounds": bounds, "name": name, "options": options}, fds[len(meters) :]
+        kept, *given = fds[len(meters) :]
+        order = {"bounds": bounds, "name": name, "options": options}, given
         fork, self._ahead = self._ahead or self._fork(), None
         meter = CgroupMeter(files, bounds["memory"]) if files else SampledMeter(bounds["memory"])
         try:
             if not fork.begin(meter, *order):  # it was killed while it waited
                 fork.end()
                 fork = self._fork()
-                fork.begin(meter, *order)
-            ended, text = watch(fork.pid, fork.words, fork.output, self._channel, Deadlines(**deadlines), meter)
+                if not fork.begin(meter, *order):
+                    raise OSError("no fork takes work")
+            ended = watch(fork.pid, fork.words, fork.output, self._channel, Deadlines(**deadlines), meter, kept)
         finally:
             fork.close()
-        return {"ended": ended}, text
+        return {"ended": ended}
 
     def rest(self) -> None:
         """Fork for the next fold of a data set that has folds: it need not wait for that."""
