@@ -77,8 +77,8 @@ def _mounts(bounds: Bounds, files: bytes, name: str) -> None:
     if not bounds.data:
         kernel.mount("nothing", str(DATA), "tmpfs", private | kernel.MS_RDONLY, "size=4k,nr_inodes=2,mode=555")
     if files:
-        size = 2 * len(files) + (1 << 20)
-        kernel.mount("submission", str(SUBMISSION), "tmpfs", private, f"size={size},mode=755")
+        # Without a size: each file takes a page, and soon nobody can write more.
+        kernel.mount("submission", str(SUBMISSION), "tmpfs", private, "mode=755")
         (SUBMISSION / name).mkdir()
         wire.unpack_files(files, SUBMISSION / name)
         program.prepare(SUBMISSION / name)

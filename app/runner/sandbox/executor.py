@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from runner.jobs import (
     rows_problem,
 )
 from runner.packages import guessed, installed_modules
-from runner.sandbox import cgroups, launch, selftest, wire
+from runner.sandbox import cgroups, launch, selftest, tree, wire
 from runner.sandbox.data import DataSets, Held
 from runner.sandbox.line import Line, SpecificError, ZygoteError
 from runner.sandbox.parent import NONE, Packages, PackagesError, Parent
@@ -49,6 +48,9 @@ from runner.sandbox.report import (
 from runner.sandbox.slots import Slot
 
 log = logging.getLogger(__name__)
+
+_SPLIT_SPACE = 8
+"""How much more than scratch space the files of a split may take."""
 
 
 class Executor:
@@ -96,26 +98,29 @@ class Executor:
             outcome.failure = Failure(Reason.INFRASTRUCTURE, "train", f"the submission can't be read: {error}")
             return outcome
         packages = self._packages(parts)
-        own = Reason.DATA if job.data.custom else Reason.KILLED_ITSELF
+
+        def stage() -> str:
+            return stage_after(outcome.state)
+
         with self._closing(wire.filled("submission", *parts)) as files, self._slot(job.data.folder, packages) as slot:
-            self._judged(slot, outcome, own, lambda: self._fold(slot, job, files, packages, outcome, on_stage))
+            self._judged(slot, outcome, stage, lambda: self._fold(slot, job, files, packages, outcome, on_stage))
         return outcome
 
     def run_split(self, job: SplitJob) -> Outcome:
         """Makes job.target, with copies of the raw files; complete, or not at all."""
         outcome = Outcome(notes=list(self._notes))
         with self._slot(job.target, NONE) as slot:
-            self._judged(slot, outcome, Reason.DATA, lambda: self._split(slot, job, outcome))
+            self._judged(slot, outcome, lambda: "split", lambda: self._split(slot, job, outcome))
         return outcome
 
     # Whose fault it is
 
-    def _judged(self, slot: Slot, outcome: Outcome, own: Reason, work: Callable[[], None]) -> None:
-        """Do the work in a slot. What fails in a way that has no verdict is judged by a process of ours.
+    def _judged(self, slot: Slot, outcome: Outcome, stage: Callable[[], str], work: Callable[[], None]) -> None:
+        """Do the work in a slot. Where it fails without a verdict, another process decides whose fault that is.
 
-        If that can't be confined either, in the slot started anew, the runner is to blame. Otherwise foreign code is, as
-        soon as it may have run; own is the reason then. Before that, the slot may have been harmed by an earlier fold:
-        the work is tried once more.
+        If that process can't be confined either, in a slot started anew, it is the runner's. Otherwise it is that of
+        the foreign code that was running. Where none was, an earlier fold may have harmed the slot: the work is done
+        once more.
         """
         for last in (False, True):
             try:
@@ -131,15 +136,15 @@ class Executor:
             except Exception as error:
                 log.exception("sandbox: a slot has failed")
                 slot.close()
-                stage = "split" if own is Reason.DATA else stage_after(outcome.state)
-                if not self._works(slot):
-                    why = f"the runner failed, not the code that it ran: {error}"
-                    outcome.failure = Failure(Reason.INFRASTRUCTURE, stage, why)
-                    return
-                if last or isinstance(error, _ForeignError):
-                    why = "the process that ran this code ended, or broke off its talk with the runner"
-                    outcome.failure = Failure(own, stage, f"{why}: {error}")
-                    return
+                own = error if isinstance(error, _OwnError) else None
+                works = self._works(slot)
+                if works and not last and not (own and own.at_once):
+                    continue
+                reason, why = Reason.INFRASTRUCTURE, "the runner failed, not the code that it ran"
+                if works and own:
+                    reason, why = own.reason, "the process of this code ended, or broke off its talk with the runner"
+                outcome.failure = Failure(reason, "split" if reason is Reason.DATA else stage(), f"{why}: {error}")
+                return
 
     @staticmethod
     def _works(slot: Slot) -> bool:
@@ -171,7 +176,7 @@ class Executor:
         if problem := rows_problem(rows, job.highest_test_row, held.rows[0]):
             raise _Problem(problem)
         slot.keep(self._data.folders())
-        with _foreign(lambda: data.custom):
+        with _own(Reason.DATA, lambda: data.custom):
             line = slot.loaded(data, held, packages)
         classes = _classes(data, held, rows)
         parts = wire.pack_array(rows)
@@ -179,11 +184,12 @@ class Executor:
             parts += wire.pack_array(held.labels[rows])
         name = _package_name(job.submission.name)
         options = {"task": "fold", "elements": data.workflow_elements, "rows": held.rows}
-        most = most_predictions(held.rows, len(held.classes) if held.classes is not None else 0, slot.limits.memory)
+        most = most_predictions(held.rows, len(classes.all) if classes else 0, slot.limits.memory)
         hearing = Hearing(outcome, held.rows, most, on_stage, classes)
         with self._closing(wire.filled("labels", *parts)) as given:
             with self._closing(wire.memfd("predictions", most)) as predictions:
-                with _foreign(lambda: data.custom or hearing.ready):
+                reason = Reason.DATA if data.custom else Reason.KILLED_ITSELF
+                with _own(reason, lambda: data.custom or hearing.ready):
                     ended, outcome.output = slot.run(line, name, files, [given, predictions], options, hearing.heard)
                     hearing.finish(ended, slot.limits)
                 hearing.take(predictions)
@@ -210,7 +216,7 @@ class Executor:
                 line, fds = slot.zygote(), [*opened, features, labels]
             options = {"task": "read", "target_column": data.target_column}
             rows = self._data_task(slot, line, fds, options, data.custom)
-            with _foreign(lambda: data.custom):  # which may have it mapped, or have sealed it in its own way
+            with _own(Reason.DATA, lambda: data.custom):  # which may have it mapped, or have sealed it in its own way
                 wire.seal(features)
             if (size := os.fstat(features).st_size) > slot.limits.memory:
                 raise _Problem(f"the features have {size >> 20} MiB, more than the memory of a fold")
@@ -237,9 +243,10 @@ class Executor:
         """A fork that reads or splits. Returns the rows; raises _Problem."""
         words: list[list[Any]] = []
         data = custom or outcome is not None
-        with self._closing(wire.filled("nothing")) as files, _foreign(lambda: custom or words[:1] == [["ready"]]):
-            said = lambda text, _: words.append(parse(text))  # noqa: E731
-            ended, output = slot.run(line, "none", files, fds, options, said, data=data)
+        with self._closing(wire.filled("nothing")) as files, _own(Reason.DATA, lambda: custom or bool(words)):
+            ended, output = slot.run(
+                line, "none", files, fds, options, lambda text, _: words.append(parse(text)), data=data
+            )
             check_ready(words[0] if words else ["broken", f"{ended} {output!r}"])
         if outcome is not None:
             outcome.output = output
@@ -254,8 +261,9 @@ class Executor:
 
     def _split(self, slot: Slot, job: SplitJob, outcome: Outcome) -> None:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=job.target.parent, prefix=f".{job.target.name}-") as name:
-            folder = Path(name) / "data"
+        place = Path(tempfile.mkdtemp(dir=job.target.parent, prefix=f".{job.target.name}-"))
+        try:
+            folder = place / "data"
             copy_files(job.source, folder)
             _give(folder, self._user)
             options: dict[str, Any] = {"task": "split", "name": job.name, "target_column": job.target_column}
@@ -265,10 +273,18 @@ class Executor:
                 if job.custom:
                     line.specific(slot.limits)
                 rows = self._data_task(slot, line, [], options, job.custom, outcome)
-            _take_back(folder)
+            try:
+                tree.take_over(folder, _SPLIT_SPACE * slot.limits.scratch)
+            except tree.TreeError as error:
+                raise _Problem(str(error)) from None
             if not job.target.exists():  # the message may come twice
                 folder.rename(job.target)
             outcome.rows = rows
+        finally:
+            try:
+                tree.remove(place)
+            except OSError:
+                log.exception("sandbox: what a split has left behind can't be removed")
 
     # Slots
 
@@ -308,21 +324,25 @@ def _classes(data: DataSet, held: Held, rows: np.ndarray) -> labels.Classes | No
     return labels.Classes(labels.classes_of(held.classes), labels.classes_of(held.labels), fold_labels)
 
 
-class _ForeignError(Exception):
-    """What failed once foreign code may have run."""
+class _OwnError(Exception):
+    """What failed while foreign code, or a data set, was at work. at_once: foreign code had begun."""
+
+    def __init__(self, message: str, reason: Reason, at_once: bool) -> None:
+        super().__init__(message)
+        self.reason, self.at_once = reason, at_once
 
 
 @contextlib.contextmanager
-def _foreign(may_run: Callable[[], bool]) -> Iterator[None]:
-    """What fails in here without a verdict is a _ForeignError, if foreign code may have run by then."""
+def _own(reason: Reason, has_begun: Callable[[], bool]) -> Iterator[None]:
+    """What fails in here without a verdict is an _OwnError; an error of the system once foreign code has begun."""
     try:
         yield
     except (_Problem, SpecificError):
         raise
     except Exception as error:
-        if may_run():
-            raise _ForeignError(str(error)) from error
-        raise
+        if isinstance(error, OSError) and not has_begun():
+            raise
+        raise _OwnError(str(error), reason, has_begun()) from error
 
 
 class _Problem(Exception):
@@ -352,15 +372,3 @@ def _give(folder: Path, user: launch.User | None) -> None:
     if user is not None:
         for path in (folder, *folder.iterdir()):
             os.chown(path, user.uid, user.gid)
-
-
-def _take_back(folder: Path) -> None:
-    """Owned and readable as the runner's other files; plain files and folders alone, for later readers' sake."""
-    for path in (folder, *folder.rglob("*")):
-        mode = path.lstat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            if os.geteuid() == 0:
-                os.chown(path, 0, 0, follow_symlinks=False)
-            path.chmod(0o755 if stat.S_ISDIR(mode) else 0o644)
-        else:
-            path.unlink()

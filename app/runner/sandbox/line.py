@@ -57,7 +57,7 @@ class Line:
         self.channel.settimeout(SLACK)  # it may not read what it is sent
 
     def is_quiet(self) -> bool:
-        """Whether the zygote waits for what it is asked next, as far as can be seen: it has not ended, nor said more."""
+        """Whether the zygote waits for the next question: it has not ended, and has said nothing unasked."""
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         return not poll.poll(0)
@@ -105,4 +105,5 @@ class Line:
         except RefusedError as error:
             raise SpecificError(str(error)) from None
         if answer.get("threads") != 1:
-            raise SpecificError("specific.py starts threads when it is imported; a process with threads can't be forked")
+            why = "a process with threads can't be forked"
+            raise SpecificError(f"specific.py starts threads when it is imported; {why}")

@@ -25,7 +25,18 @@ import numpy as np
 import runner
 from runner import datasets, labels
 from runner.elements import SPECIFIC
-from runner.jobs import STANDARD_FILES, DataSet, Failure, FoldJob, Limits, Outcome, Reason, SplitJob, rows_problem
+from runner.jobs import (
+    STANDARD_FILES,
+    DataSet,
+    Failure,
+    FoldJob,
+    Limits,
+    Outcome,
+    Reason,
+    SplitJob,
+    most_predictions,
+    rows_problem,
+)
 from runner.sandbox import launch, output, program, wire
 from runner.sandbox.report import Hearing, OnStage, parse, why
 from runner.sandbox.watch import LATE
@@ -74,7 +85,8 @@ class PlainExecutor:
                     except labels.LabelsError as error:
                         outcome.failure = Failure(Reason.DATA, "split", str(error))
                         return outcome  # which ends the fold
-                    hearing = Hearing(outcome, (word[1], word[2]), self.limits.memory, on_stage, classes)
+                    most = os.stat(folder / "predictions").st_size
+                    hearing = Hearing(outcome, (word[1], word[2]), most, on_stage, classes)
                     hearing.heard(b'["ready"]', measured)
                 elif hearing is not None:
                     hearing.heard(json.dumps(word).encode(), measured)
@@ -269,8 +281,12 @@ def _load(task: Any, rows: np.ndarray, folder: Path) -> None:
         task.loaded, counts = (data.X_train, data.X_test), (len(data.X_train), len(data.X_test))
     if problem := rows_problem(rows, task.options["highest_test_row"], counts[0]):
         raise datasets.DataError(problem)
+    classes = 0
     if not task.specific:
         arrays.append(data.y_train[rows])
+        if "classifier" in task.options["elements"]:
+            classes = len(labels.classes_of(np.concatenate([data.y_train, data.y_test])))
+    os.truncate(folder / "predictions", most_predictions(counts, classes, task.options["limits"]["memory"]))
     task.options["rows"] = counts
     (folder / "labels").write_bytes(b"".join(bytes(part) for array in arrays for part in wire.pack_array(array)))
     for name in ("labels", "predictions"):

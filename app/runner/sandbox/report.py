@@ -70,9 +70,9 @@ _MOST = 1 << 62
 
 def _number(said: Any, name: str) -> float:
     value = said.get(name) if isinstance(said, dict) else None
-    if type(value) not in (int, float) or not 0 <= value < _MOST:  # which NaN is not
-        raise ValueError(f"the zygote measured nothing: {name}")
-    return value
+    if isinstance(value, int | float) and 0 <= value < _MOST:  # NaN is not
+        return float(value)
+    raise ValueError(f"the zygote measured no {name}")
 
 
 def check_ended(ended: Any, measures: Measures) -> dict[str, Any]:
