@@ -44,7 +44,6 @@ def lock_home() -> IO[str]:
 
     Its forks do not hold it: a server that was killed can be started again while its runner finishes a fold.
     """
-    config.home().mkdir(parents=True, exist_ok=True)
     lock = (config.home() / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

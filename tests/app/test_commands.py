@@ -113,6 +113,18 @@ def test_migrations_are_complete(db):
 # --- settings
 
 
+def test_the_home_is_its_owners_alone(python, tmp_path):
+    home = tmp_path / "home"
+    done = python("manage.py", "check")
+    assert (done.returncode, home.stat().st_mode & 0o777) == (0, 0o700)
+    assert "was open" not in done.stderr
+
+    home.chmod(0o755)  # as earlier versions made it
+    done = python("manage.py", "check")
+    assert (done.returncode, home.stat().st_mode & 0o777) == (0, 0o700)
+    assert f"{home} was open to other users (mode 0755): its mode is 0700 now" in done.stderr
+
+
 def test_production_is_safe(python):
     done = python("manage.py", "check", "--deploy", "--fail-level", "DEBUG", **PROD)
     assert done.returncode == 0, done.stderr
