@@ -34,8 +34,8 @@ def _own_home() -> None:
             home.chmod(0o700)
         except PermissionError as error:
             raise env.ConfigurationError(
-                f"other users of this machine can read DATARUN_HOME, {home} (mode {was:04o}), and it belongs to another "
-                "user: have its owner close it (chmod 700), or set DATARUN_HOME to a folder of your own"
+                f"other users of this machine can read DATARUN_HOME, {home} (mode {was:04o}), and it is not yours: "
+                "have its owner close it (chmod 700), or set DATARUN_HOME to a folder of your own"
             ) from error
         print(f"datarun: {home} was open to other users (mode {was:04o}): its mode is 0700 now", file=sys.stderr)
 

@@ -10,7 +10,7 @@ from tests.e2e.submissions import HONEST
 pytestmark = pytest.mark.embedded
 
 
-def test_no_other_user_of_the_machine_can_read_what_is_stored(live: Live, organiser: Organiser, iris: int, write) -> None:
+def test_other_users_of_the_machine_read_nothing_of_it(live: Live, organiser: Organiser, iris: int, write) -> None:
     """Nor where DIR_DATA is outside of the home: the files themselves are closed."""
     organiser.tested(organiser.fold(iris, write(HONEST), range(50)))
     roots = [live.home / "submission", *live.home.glob("data/*/raw")]
