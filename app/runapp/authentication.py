@@ -11,6 +11,7 @@ import io
 import logging
 import secrets
 import time
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 from django.contrib.auth import get_user
@@ -133,5 +134,14 @@ def _count_wrong(request: Any) -> None:
 
 
 def _address(request: Any) -> str:
-    address = BaseThrottle().get_ident(request) if request is not None else "local"
+    address = _network(BaseThrottle().get_ident(request)) if request is not None else "local"
     return "wrong-password:" + hashlib.sha256(address.encode()).hexdigest()
+
+
+def _network(address: str) -> str:
+    """What stands for a caller: an address, or in IPv6 the 64 bits that say which network it is in."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    return address if isinstance(found, IPv4Address) else str(ip_network((found, 64), strict=False))

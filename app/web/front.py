@@ -44,8 +44,10 @@ class Front:
         self._app = app
         self._pool = ThreadPoolExecutor(2 * threads, "request")
         self._long = Places(threads, max(threads // 2, 1))
-        # In memory a request takes twice its bytes while it is read as JSON.
-        self._large = Places(2 * settings.DATA_UPLOAD_MAX_MEMORY_SIZE, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        # Bytes, of which a request takes three times as many while it is read as JSON: one of the largest, and beside
+        # it a quarter for the others.
+        largest = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        self._large = Places(largest + largest // 4, largest)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Any:
         connection = environ["gunicorn.socket"]
@@ -106,9 +108,13 @@ class _NoPlaceError(Exception):
 class _Once(io.BytesIO):
     """A body that is forgotten once it was read to its end."""
 
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._size = len(body)
+
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
-        if data and self.tell() == self.getbuffer().nbytes:
+        if data and self.tell() == self._size:
             self.seek(0)
             self.truncate()
         return data
