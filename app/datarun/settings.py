@@ -5,6 +5,8 @@ and Redis, all three), and on either DR_WORKING_ENV=PROD, which turns every safe
 """
 
 import secrets
+import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,29 @@ if HAS_DATABASE != config.has_broker():
     )
 
 
+def _own_home() -> None:
+    """Make DATARUN_HOME, readable by its owner alone: test labels, password hashes and tokens are in it."""
+    home = config.home()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
+    if (was := stat.S_IMODE(home.stat().st_mode)) & 0o077:
+        try:
+            home.chmod(0o700)
+        except PermissionError as error:
+            raise env.ConfigurationError(
+                f"other users of this machine can read DATARUN_HOME, {home} (mode {was:04o}), and it is not yours: "
+                "have its owner close it (chmod 700), or set DATARUN_HOME to a folder of your own"
+            ) from error
+        print(f"datarun: {home} was open to other users (mode {was:04o}): its mode is 0700 now", file=sys.stderr)
+
+
+if not (PROD and HAS_DATABASE):  # the services keep nothing there, and in production others make it
+    _own_home()
+
+
 def _development_key() -> str:
     """A key of this installation's own, made once; production gives its own."""
     path = config.home() / "secret_key"
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         fresh = path.with_name(f"secret_key.{secrets.token_hex(4)}")
         fresh.touch(mode=0o600)
@@ -60,6 +81,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "runapp.middleware.normalise_path",
+    "runapp.middleware.bound_body",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -113,7 +135,6 @@ if HAS_DATABASE:
         }
     }
 else:
-    config.home().mkdir(parents=True, exist_ok=True)
     DATABASES = {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",

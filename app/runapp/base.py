@@ -14,6 +14,9 @@ from rest_framework.views import APIView
 from runapp.parsers import Form
 from runapp.strict import Nothing, StrictSerializer, unknown
 
+USER = "datarun.user"
+"""Where, in a request's META, the web server finds the id of the user whose answer it sends."""
+
 
 class LengthRequired(APIException):
     status_code = 411
@@ -41,6 +44,7 @@ class ApiView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         _check_body(request)  # first: to authenticate a session may read a form
         super().initial(request, *args, **kwargs)
+        request.META[USER] = request.user.pk
         is_get = request.method in ("GET", "HEAD")
         sent = Form.of(request.query_params)
         sent.pop(str(api_settings.URL_FORMAT_OVERRIDE), None)  # which the framework knows, on all calls

@@ -1,15 +1,14 @@
 """Input: what clients send, checked to the last byte. Output: which columns each list shows."""
 
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 from django.conf import settings
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from runapp import storage, webhooks
+from runapp import rows, storage, webhooks
 from runapp.models import RawData, SubmissionFold
 from runapp.strict import StrictSerializer
 from runner import columns, payloads
@@ -18,6 +17,7 @@ from runner.elements import SPECIFIC, parse_elements
 MAX_ID = 2**31 - 1
 MAX_WAIT = 60
 """Seconds that a request may wait for the end of a fold: what stands between gives up on a silent one."""
+MOST_FILES_OF_REQUEST = 50_000
 FORCES = ("submission", "submission_fold")
 
 LIGHT_FIELDS = ("databoard_sf_id", "databoard_s", "state", "new")
@@ -105,22 +105,22 @@ class PackedField(serializers.Field):
 
 
 class IndicesField(PackedField):
-    """base64(zlib(int64 little-endian)): row numbers of the train set, checked, but kept as they were sent."""
+    """base64(zlib(int64 little-endian)): row numbers of the train set, each once, kept as they were sent."""
 
     def to_internal_value(self, data: Any) -> Indices:
         text = super().to_internal_value(data)
         if payloads.is_file(text):
             self.fail("invalid")
+        # One bound for all row numbers of a request; a row takes two bytes of a data set at least.
+        request = cast(dict[str, int], self.context)
+        left = request.setdefault("rows", settings.MAX_DATA_BYTES)
         try:
-            indices = payloads.unpack(text, "<i8", settings.MAX_DATA_BYTES)
-        except payloads.PayloadError as error:
-            raise ValidationError(f"The text {error}.") from None
-        if not len(indices):
-            raise ValidationError("Send at least one row number.")
-        if (low := int(np.min(indices))) < 0:
-            raise ValidationError(f"Row numbers start at 0, but {low} is among them.")
+            found = rows.check(text, left, settings.MAX_DATA_BYTES // 2)
+        except rows.RowsError as error:
+            raise ValidationError(str(error)) from None
+        request["rows"] = left - found.size
         checked = Indices(text)
-        checked.highest = int(np.max(indices))
+        checked.highest = found.highest
         return checked
 
 
@@ -138,6 +138,15 @@ class FilesField(serializers.DictField):
         self._setting = setting
 
     def to_internal_value(self, data: Any) -> Files:
+        # Before they are looked at one by one, and for all of a request together.
+        request = cast(dict[str, int], self.context)
+        left = request.setdefault("files", MOST_FILES_OF_REQUEST)
+        if isinstance(data, dict):
+            if len(data) > storage.MOST_FILES:
+                raise ValidationError(f"Send {storage.MOST_FILES} files at most; these are {len(data)}.")
+            if len(data) > left:
+                raise ValidationError(f"A request may have {MOST_FILES_OF_REQUEST} files: send fewer folds at once.")
+            request["files"] = left - len(data)
         files = Files(super().to_internal_value(data))
         if not files:
             raise ValidationError("Send at least one file.")

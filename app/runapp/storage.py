@@ -5,7 +5,7 @@ import csv
 import hashlib
 import io
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -16,7 +16,10 @@ from runner import payloads
 Files = Mapping[str, str]
 """File name -> base64(zlib(content))."""
 
+MOST_FILES = 1_000
+"""Files that a data set or a submission may have."""
 MAX_HEADER_BYTES = 1 << 20
+_PIECE = 1 << 20
 
 _NOT_CSV = {
     b"\x1f\x8b": "compressed with gzip",
@@ -41,6 +44,11 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+def cut(text: str) -> Iterable[bytes]:
+    """A long ASCII text as bytes, in pieces: the whole of it is in memory once already."""
+    return (text[start : start + _PIECE].encode() for start in range(0, len(text), _PIECE))
+
+
 def digest(files: Files, max_bytes: int) -> tuple[str, int]:
     """The SHA-256 of names and contents, and the bytes of all contents.
 
@@ -51,7 +59,7 @@ def digest(files: Files, max_bytes: int) -> tuple[str, int]:
     for name in sorted(files):
         content = hashlib.sha256()
         try:
-            for piece in payloads.inflate([files[name].encode()], left):
+            for piece in payloads.inflate(cut(files[name]), left):
                 content.update(piece)
                 left -= len(piece)
         except payloads.PayloadError as error:
@@ -66,7 +74,7 @@ def csv_header(content: str) -> str:
     Raises ValueError for what is no CSV file; the message goes behind the file's name.
     """
     head = b""
-    for piece in payloads.inflate([content.encode()], 1 << 62):
+    for piece in payloads.inflate(cut(content), 1 << 62):
         head += piece
         if len(head) > MAX_HEADER_BYTES:
             break
@@ -109,7 +117,7 @@ def save_files(dir_data: str | Path, data: Mapping[str, Any]) -> None:
         part = folder / f".{secrets.token_hex(8)}.part"
         try:
             with part.open("xb") as file:
-                for piece in payloads.inflate([content.encode()], 1 << 62):
+                for piece in payloads.inflate(cut(content), 1 << 62):
                     file.write(piece)
             part.rename(folder / name)
         finally:

@@ -34,7 +34,14 @@ def records(folds: QuerySet[SubmissionFold], fields: tuple[str, ...]) -> Generat
         yield from rows.values(*fields).iterator(chunk_size=size)
 
 
-def one(record: dict[str, Any], status: int = 200) -> StreamingHttpResponse:
+class Streamed(StreamingHttpResponse):
+    """in_step: it is made while it is sent. counts: that it was sent completely has consequences (web.front)."""
+
+    in_step = True
+    counts = False
+
+
+def one(record: dict[str, Any], status: int = 200) -> Streamed:
     return _response(_Answer(_pack(_record(record))), status)
 
 
@@ -43,9 +50,9 @@ def many(
     head: bytes = b"",
     tail: bytes = b"",
     status: int = 200,
-    complete: Callable[[], Any] = lambda: None,
+    complete: Callable[[], Any] | None = None,
     closed: Callable[[], Any] = lambda: None,
-) -> StreamingHttpResponse:
+) -> Streamed:
     """A JSON array of rows between head and tail.
 
     complete: called once the server has sent it all. closed: called afterwards, or where the answer ends earlier.
@@ -60,7 +67,9 @@ def many(
             comma = b","
         yield b"]" + tail
 
-    return _response(_Answer(_pack(pieces()), rows, complete, closed), status)
+    answer = _response(_Answer(_pack(pieces()), rows, complete or (lambda: None), closed), status)
+    answer.counts = complete is not None
+    return answer
 
 
 class _Answer:
@@ -106,14 +115,17 @@ class _Answer:
         self._closed()
 
 
-def _response(answer: _Answer, status: int) -> StreamingHttpResponse:
+def _response(answer: _Answer, status: int) -> Streamed:
     try:
         answer.begin()
     except payloads.UnreadableError as error:
         raise DiskAway(
             "The shared disk does not answer. Ask again when it is back: nothing counts as fetched."
         ) from error
-    return StreamingHttpResponse(answer, status=status, content_type="application/json")
+    response = Streamed(answer, status=status, content_type="application/json")
+    # What has changed something already is made at once: it can't be asked for again when it has no place.
+    response.in_step = status == 200
+    return response
 
 
 def _records(part: list[dict[str, Any]]) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runapp import parsers, serializers
 from runapp.models import RawData, Submission, SubmissionFold
 from tests.app.helpers import (
     CLASSIFIER,
@@ -54,6 +55,13 @@ def untouched(disk, queues):
             assert queues.take(queue) == []
 
     return check
+
+
+def ask(api, raw_data):
+    """Ask for a data set's split, which does not end."""
+    how = {} if raw_data.custom else {"held_out_test": 0.25}
+    answer = api.post(f"rawdata/{'custom' * raw_data.custom}split/", {"raw_data_id": raw_data.pk, **how})
+    assert answer.status == 200
 
 
 def check_refusal(answer, field=None, statuses=(400,)):
@@ -106,6 +114,16 @@ def test_a_body_that_is_not_json(api, untouched, path, body):
 @pytest.mark.parametrize("body", ["[]", "[1]", "[[]]", "null", "1", '"text"', "true", '{"": {}}'])
 def test_json_that_is_something_else(api, untouched, path, body):
     check_refusal(api.post_bytes(path, body.encode()))
+    untouched()
+
+
+@pytest.mark.parametrize("body", ["[]", "{}", "0", '{"a":0}'])
+def test_json_with_more_values_than_any_request_has(api, untouched, body):
+    """In memory they are thirty times as large."""
+    text = "[" + f"{body}," * parsers.MOST_VALUES + "0]"
+    answer = api.post_bytes("testpredictions/list/", text.encode())
+    check_refusal(answer, "detail")
+    assert "more than 500000 values" in answer.body["detail"][0]
     untouched()
 
 
@@ -258,6 +276,8 @@ INDICES = {
     "negative": indices([0, -1]),
     "the least": indices([-(2**63)]),
     "out of range": indices([9]),
+    "one twice": indices([0, 1, 0]),
+    "one again and again": pack(bytes(8 * 5_000_000)),
     "far out of range": indices([2**63 - 1]),
     "line breaks": indices(range(100))[:20] + "\n" + indices(range(100))[20:],
     "the server's own files": "@0000/x.train_is",
@@ -279,7 +299,58 @@ def test_indices_that_unpack_to_a_lot(api, iris, untouched, settings):
     untouched()
 
 
+def test_a_row_that_stands_twice_in_a_long_list(api, custom):
+    """It is found however far apart the two are, in the memory of a piece."""
+    ask(api, custom)
+    rows = [*range(200_000, 0, -1)]
+    assert api.new_fold(custom, 1, train_is=indices(rows)).status == 201
+    for key, (row, at) in enumerate({1: 0, 200_000: 200_000, 123_456: 150_000, 77: 199_999}.items(), 2):
+        again = [*rows[:at], row, *rows[at:]]
+        answer = api.new_fold(custom, key, submission=key, train_is=indices(again))
+        assert answer.body == {
+            "train_is": [f"Row {row} is among them twice: send each row of the train set once at most."]
+        }
+
+
+def test_rows_of_a_data_set_that_is_not_split_yet(api, raw, custom):
+    """The size of its file bounds them. A custom data set makes its rows by itself."""
+    ask(api, raw)
+    ask(api, custom)
+    check_refusal(api.new_fold(raw, train_is=indices([1000])), "train_is")
+    assert api.new_fold(raw, 1, train_is=indices([20])).status == 201
+    assert api.new_fold(custom, 2, submission=2, train_is=indices([1000])).status == 201
+
+
+def test_the_rows_of_a_request_are_bounded_together(api, iris, untouched, settings):
+    settings.MAX_DATA_BYTES = 8 * (6 + 3) * 2
+    bodies = [new_fold(iris, key) for key in (1, 2, 3)]
+    check_refusal(api.post("submissionfold/bulk/", bodies), "[2].train_is")
+    untouched()
+    assert api.post("submissionfold/bulk/", bodies[:2]).status == 201
+
+
 # --- files
+
+
+def test_many_files(api, iris, untouched):
+    many = {f"{number}.txt": pack(b"") for number in range(1001)}
+    check_refusal(api.new_fold(iris, files=many), "files")
+    check_refusal(api.post("rawdata/", data_set("other", files=many)), "files")
+    del many["0.txt"]
+    files = many | {"classifier.py": pack(CLASSIFIER)}
+    check_refusal(api.new_fold(iris, files=files), "files")
+    untouched()
+    del files["1.txt"]
+    assert api.new_fold(iris, files=files).status == 201
+
+
+def test_the_files_of_a_request_are_bounded_together(api, iris, untouched, monkeypatch):
+    monkeypatch.setattr(serializers, "MOST_FILES_OF_REQUEST", 2)
+    bodies = [new_fold(iris, key, key) for key in (1, 2, 3)]
+    check_refusal(api.post("submissionfold/bulk/", bodies), "[2].files")
+    untouched()
+    assert api.post("submissionfold/bulk/", bodies[:2]).status == 201
+
 
 NAMES = [
     "",

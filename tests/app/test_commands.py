@@ -1,5 +1,6 @@
 """manage.py: createuser, and what must hold of migrations and settings."""
 
+import io
 import os
 import runpy
 import subprocess
@@ -75,6 +76,33 @@ def test_it_rejects_users_that_cant_be(user, name, email):
     assert get_user_model().objects.count() == 1
 
 
+def test_it_reads_the_password_from_standard_input(db, monkeypatch, capsys):
+    for name, given in (("grace", []), ("joan", ["-"])):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"the password of {name}\nand a second line"))
+        call_command("createuser", name, "somebody@example.org", *given)
+        assert Api((name, f"the password of {name}")).get("rawdata/").status == 200
+    assert "the password" not in capsys.readouterr().out
+
+
+def test_it_asks_a_person_twice(db, monkeypatch):
+    answers = iter(["a long password", "a long password", "a long password", "a lomg password"])
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("getpass.getpass", lambda _: next(answers))
+    call_command("createuser", "grace", "grace@example.org")
+    assert Api(("grace", "a long password")).get("rawdata/").status == 200
+    with pytest.raises(CommandError, match="differ"):
+        call_command("createuser", "joan", "joan@example.org")
+    assert get_user_model().objects.count() == 1
+
+
+def test_it_rejects_an_empty_password(db, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(CommandError, match="no password"):
+        call_command("createuser", "grace", "grace@example.org")
+    assert not get_user_model().objects.exists()
+
+
 # --- migrations
 
 
@@ -83,6 +111,18 @@ def test_migrations_are_complete(db):
 
 
 # --- settings
+
+
+def test_the_home_is_its_owners_alone(python, tmp_path):
+    home = tmp_path / "home"
+    done = python("manage.py", "check")
+    assert (done.returncode, home.stat().st_mode & 0o777) == (0, 0o700)
+    assert "was open" not in done.stderr
+
+    home.chmod(0o755)  # as earlier versions made it
+    done = python("manage.py", "check")
+    assert (done.returncode, home.stat().st_mode & 0o777) == (0, 0o700)
+    assert f"{home} was open to other users (mode 0755): its mode is 0700 now" in done.stderr
 
 
 def test_production_is_safe(python):

@@ -207,7 +207,7 @@ def test_a_failed_split_can_be_asked_for_again(api, raw, queues):
 
 def test_an_index_past_the_train_set_of_a_split_to_come_is_not_known_yet(api, raw):
     ask(api, raw)
-    assert api.new_fold(raw, train_is=indices([1000])).status == 201
+    assert api.new_fold(raw, train_is=indices([20])).status == 201
 
 
 def test_a_new_fold_waits_for_the_split_that_is_asked_for_again(api, iris, queues):

@@ -68,7 +68,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inventory]:
 
 
 def test_a_master_with_anything_of_value_is_not_erased(installed: Inventory) -> None:
-    run(SOURCE, "datarun-manage createuser somebody somebody@example.org n0t-a-secret-0f-anybody")
+    run(SOURCE, "echo n0t-a-secret-0f-anybody | datarun-manage createuser somebody somebody@example.org")
     text = flat(installed.play(PREPARE, "--limit", SOURCE, code=2).text)
     assert f"{SOURCE} has 1 more users, which would be erased; nothing was changed" in text
     run(SOURCE, "systemctl is-active datarun-web datarun-runner postgresql")

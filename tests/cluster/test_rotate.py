@@ -83,7 +83,7 @@ class Vault:
 def load(api: Organiser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
     """Of a user whose password stays: that of the first user changes in the middle."""
     name, password = f"steady-{secrets.token_hex(4)}", secrets.token_hex(12)
-    run(MASTER, f"datarun-manage createuser {name} steady@example.org {password}")
+    run(MASTER, f"echo {password} | datarun-manage createuser {name} steady@example.org")
     steady = Organiser()
     steady.who = (url(), name, password)
     yield Load(steady, tmp_path_factory.mktemp("submissions"), table.SEED)

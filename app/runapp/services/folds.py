@@ -1,7 +1,6 @@
 """Folds and submissions: accepted together or refused together."""
 
 import uuid
-from collections.abc import Iterable
 from contextlib import suppress
 from hmac import compare_digest
 from pathlib import Path
@@ -191,15 +190,14 @@ def _new_fold(
                 {"databoard_sf_id": f"Fold {key} exists; force='submission_fold' replaces it and trains it again."}
             )
         _replace(SubmissionFold.objects.filter(pk=key))
-    if data_set.split_state == RawData.Split.DONE and data_set.n_train is not None:
-        for name in ("train_is", "test_is"):
-            if (highest := item[name].highest) >= data_set.n_train:
-                raise ValidationError({name: out_of_range(highest, data_set.n_train)})
+    for name in ("train_is", "test_is"):
+        if problem := _rows_problem(item[name].highest, data_set):
+            raise ValidationError({name: problem})
     batch.new_ids.add(key)
     task_id = str(uuid.uuid4())
     indices = {}
     for name in ("train_is", "test_is"):
-        indices[name] = payloads.keep(_cut(item[name]), f"{task_id}.{name}")
+        indices[name] = payloads.keep(storage.cut(item[name]), f"{task_id}.{name}")
         written.append(indices[name])
     return SubmissionFold(
         databoard_sf_id=key,
@@ -212,6 +210,16 @@ def _new_fold(
         **indices,
         **_end(data_set),
     )
+
+
+def _rows_problem(highest: int, data_set: RawData) -> str | None:
+    """What is wrong with the largest row number of a fold. Before the split the size of the file bounds the rows."""
+    if data_set.split_state == RawData.Split.DONE and data_set.n_train is not None:
+        return out_of_range(highest, data_set.n_train) if highest >= data_set.n_train else None
+    # A row has a character and the end of its line. A custom data set makes its rows by itself.
+    if not data_set.custom and highest >= data_set.size // 2:
+        return f"Row {highest} is out of range: a file of {data_set.size} bytes has fewer rows."
+    return None
 
 
 def _end(data_set: RawData) -> dict[str, Any]:
@@ -244,10 +252,6 @@ def _replace(folds: QuerySet[SubmissionFold]) -> None:
     without_payloads(folds).delete()
     if task_ids:
         transaction.on_commit(lambda: revoked.revoke(*task_ids))
-
-
-def _cut(text: str) -> Iterable[bytes]:
-    return (text[start : start + (1 << 20)].encode() for start in range(0, len(text), 1 << 20))
 
 
 def _check_split(data_set: RawData) -> None:

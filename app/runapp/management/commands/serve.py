@@ -6,6 +6,7 @@
 4. Run the processes and restart any that dies.
 """
 
+import os
 import secrets
 import signal
 import socket
@@ -23,6 +24,7 @@ class Command(BaseCommand):
     help = "Run the server and a worker until Ctrl-C."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        os.umask(0o077)  # data sets and submissions may be outside of DATARUN_HOME
         stop: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda received, _: stop.append(received))
