@@ -25,8 +25,20 @@ _CUSTOM = 2
 
 
 class Slot:
-    def __init__(self, parent: Parent, limits: Limits, groups: cgroups.Sampling, seccomp: bytes) -> None:
+    """descriptors: that a process of a fold may have open. cpus: of its folds; empty: all."""
+
+    def __init__(
+        self,
+        parent: Parent,
+        limits: Limits,
+        groups: cgroups.Sampling,
+        seccomp: bytes,
+        descriptors: int,
+        cpus: list[int],
+    ) -> None:
         self.limits = limits
+        self._descriptors = descriptors
+        self._cpus = cpus
         self._parent = parent
         self._groups = groups
         self._seccomp = seccomp
@@ -126,11 +138,15 @@ class Slot:
         limits = self.limits
         assert self._group is not None
         group = self._groups.fold(self._group, limits.memory, limits.processes)
+        bounds = confine.Bounds(
+            *(limits.memory, limits.scratch, limits.processes, self._descriptors, data, launch.kept(), self._cpus),
+            sampled=not group.files,
+        )
         try:
             line.tell(
                 "run",
                 [*group.files.values(), files, *fds],
-                bounds=asdict(confine.Bounds(limits.memory, limits.scratch, limits.processes, data, launch.kept())),
+                bounds=asdict(bounds),
                 deadlines={"soft": limits.soft_time, "hard": limits.hard_time},
                 meters=list(group.files),
                 name=name,
