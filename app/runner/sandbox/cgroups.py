@@ -5,6 +5,9 @@ Three strengths, whichever this host allows:
     cgroup v2   a group a fold, in a subtree that is delegated to this user (Delegate=yes) or as root
     cgroup v1   a group a slot, with the zygote in it: moving a fold would cost 10 ms
     sampling    none is ours: the zygote samples the fold's memory and kills above the limit
+
+CPU is shared out by the controller `cpu`, where a group can have it: however many processes a fold has, it gets no
+more than another. Where not, each slot has CPUs of its own.
 """
 
 import contextlib
@@ -24,6 +27,7 @@ _V1 = {
     "oom": ("memory", "memory.oom_control", os.O_RDONLY),
     "cpu": ("cpuacct", "cpuacct.usage", os.O_RDONLY),
 }
+AFFINITY = "CPU affinity"
 _V2 = {"join": "cgroup.procs", "cpu": "cpu.stat", "peak": "memory.peak", "oom": "memory.events"}
 _numbers = itertools.count(1)
 
@@ -45,7 +49,10 @@ class Group:
 
 
 class Sampling:
+    """cpu: what shares out CPU."""
+
     strength = "sampling"
+    cpu = AFFINITY
     note = "memory is sampled, not controlled: no cgroup of this host is ours to use"
 
     def slot(self, processes: int) -> Group:
@@ -63,7 +70,14 @@ class V1(Sampling):
     note = ""
 
     def __init__(self) -> None:
-        self._own = {name: _mounted(name) / _path_of(name).lstrip("/") for name in ("memory", "cpuacct", "pids")}
+        self._own = {name: _own(name) for name in ("memory", "cpuacct", "pids")}
+        with contextlib.suppress(OSError, LookupError):
+            cpu = _own("cpu")
+            if cpu not in self._own.values():  # elsewhere it is mounted together with cpuacct
+                _remove_stale(cpu)
+                _try(cpu)
+                self._own["cpu"] = cpu
+            self.cpu = "cpu.shares"  # by default those of all slots are equal
         for own in self._own.values():
             _remove_stale(own)
         probe = self.slot(1)
@@ -95,20 +109,27 @@ class V2(Sampling):
 
     def __init__(self) -> None:
         """Moves this group's processes one level down: a group with processes can't hand controllers on."""
-        self._own = _mounted("") / _path_of("").lstrip("/")
+        self._own = _own("")
         self._home: Path | None = None
         if self._own.name == "datarun-supervisor":  # an earlier Executor of this process did it
             self._own = self._own.parent
-        if not {"memory", "pids"} <= set((self._own / "cgroup.controllers").read_text().split()):
+        delegated = set((self._own / "cgroup.controllers").read_text().split())
+        if not {"memory", "pids"} <= delegated:
             raise OSError("memory and pids are not delegated")
         _remove_stale(self._own)
         if (self._own / "cgroup.type").exists():  # not so in the root of all groups, which may have processes
             self._home = self._own / "datarun-supervisor"
             self._home.mkdir(exist_ok=True)
-        self._hand_on()
+        self._hand_on("+memory +pids")
+        if "cpu" in delegated:
+            with contextlib.suppress(OSError):  # the kernel refuses while a process has real-time priority
+                self._hand_on("+cpu")
+                self.cpu = "cpu.weight"  # by default that of all folds is equal
+                if self._home is not None:
+                    (self._home / "cpu.weight").write_text("1000")
         self.fold(Group(), 1 << 20, 1).close()
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, controllers: str) -> None:
         """Controllers, to the groups below. A process that forks just now may leave its child behind: again then."""
         for again in range(20, -1, -1):
             if self._home is not None:
@@ -116,7 +137,7 @@ class V2(Sampling):
                     with contextlib.suppress(ProcessLookupError):
                         (self._home / "cgroup.procs").write_text(pid)
             try:
-                (self._own / "cgroup.subtree_control").write_text("+memory +pids")
+                (self._own / "cgroup.subtree_control").write_text(controllers)
                 return
             except OSError as error:
                 if error.errno != errno.EBUSY or not again:
@@ -156,6 +177,24 @@ def best() -> Sampling:
         with contextlib.suppress(OSError, LookupError):
             return kind()
     return Sampling()
+
+
+def shares(slots: int) -> list[list[int]]:
+    """The CPUs of each slot: disjoint sets where there are as many as slots, else one each, which some share."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return [cpus[slot::slots] or [cpus[slot % len(cpus)]] for slot in range(slots)]
+
+
+def _own(controller: str) -> Path:
+    """The folder of this process's group, for a v1 controller or '' for v2."""
+    return _mounted(controller) / _path_of(controller).lstrip("/")
+
+
+def _try(own: Path) -> None:
+    """Raises OSError where no group can be made below this one."""
+    folder = own / f"datarun-probe-{os.getpid()}"
+    folder.mkdir()
+    folder.rmdir()
 
 
 def _path_of(controller: str) -> str:

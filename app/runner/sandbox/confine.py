@@ -1,7 +1,7 @@
 """Give up everything a fold does not need. Runs inside, in the fold's own process, before any foreign code.
 
 Assumes: single-threaded, process 1 of a new pid namespace, a fork of the zygote with its CAP_SYS_ADMIN over the
-namespaces that bubblewrap made. After `enter` nothing of that is left. The order matters: mounts need the
+namespaces that bubblewrap made. First `mount`, then `enter`. After that nothing of that is left. The order matters: mounts need the
 capability, the user namespace takes it away from everything outside, seccomp forbids what the steps before it did.
 """
 
@@ -18,6 +18,8 @@ SUBMISSION = Path("/submission")
 DATA = Path("/data")
 """Where a custom data set's folder is, for its own code alone."""
 SCRATCH = ("/tmp", "/dev/shm")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+"""Below /dev."""
 
 # Not the network: a fold has the empty one of its slot, in which it leaves nothing. Each new one takes the kernel a
 # millisecond to make and to remove.
@@ -34,24 +36,38 @@ ZYGOTES = 24
 class Bounds:
     """What confines one fork. scratch, memory in bytes; processes: how many at once, threads included.
 
-    data: it may see the data set's folder (and change it: only where bubblewrap mounted it writable).
-    keep: paths below /tmp that Python needs, a virtual environment perhaps.
+    descriptors: open ones of each process. data: it may see the data set's folder (and change it: only where bubblewrap
+    mounted it writable). keep: paths below /tmp that Python needs, a virtual environment perhaps. cpus: those that it
+    runs on; empty: all. sampled: no cgroup counts its memory.
     """
 
     memory: int
     scratch: int
     processes: int
+    descriptors: int
     data: bool = False
     keep: list[str] = field(default_factory=list)
+    cpus: list[int] = field(default_factory=list)
+    sampled: bool = False
 
 
-def enter(bounds: Bounds, files: bytes, name: str, seccomp: bytes) -> None:
-    """Confine this process for good. files: the submission's, to be put into SUBMISSION / name."""
-    Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, this one goes and not the zygote
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+def mount(bounds: Bounds, files: bytes, name: str) -> list[int]:
+    """File systems of its own; files: the submission's, to be put into SUBMISSION / name.
+
+    Returns descriptors of SCRATCH, for who measures what is in them.
+    """
     kernel.unshare(_FRESH)
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     _mounts(bounds, files, name)
+    return [os.open(place, os.O_RDONLY | os.O_CLOEXEC) for place in SCRATCH]
+
+
+def enter(bounds: Bounds, seccomp: bytes) -> None:
+    """Confine this process for good; its file systems are mounted."""
+    Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, this one goes and not the zygote
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if bounds.cpus:
+        os.sched_setaffinity(0, bounds.cpus)
     _user_namespace()
     os.setsid()
     os.umask(0o022)
@@ -74,6 +90,12 @@ def _mounts(bounds: Bounds, files: bytes, name: str) -> None:
         kernel.mount(f"/proc/self/fd/{fd}", path, None, kernel.MS_BIND | kernel.MS_REC)
         os.close(fd)
     kernel.mount("proc", "/proc", "proc", private | kernel.MS_NOEXEC)
+    if bounds.sampled:  # as a shared mapping of this device is memory that no one sees; another one reads as zeros, too
+        kernel.mount("/dev/full", "/dev/zero", None, kernel.MS_BIND)
+    for device in DEVICES:  # all folds have the same inodes, and who may write to one may set its times
+        kernel.mount(
+            "none", f"/dev/{device}", None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
+        )
     if not bounds.data:
         kernel.mount("nothing", str(DATA), "tmpfs", private | kernel.MS_RDONLY, "size=4k,nr_inodes=2,mode=555")
     if files:
@@ -121,7 +143,7 @@ def _rlimits(bounds: Bounds) -> None:
         (resource.RLIMIT_NPROC, bounds.processes),
         (resource.RLIMIT_FSIZE, bounds.scratch if not bounds.data else _DATA_FILES * bounds.scratch),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 1024),
+        (resource.RLIMIT_NOFILE, bounds.descriptors),
         (resource.RLIMIT_MEMLOCK, 1 << 16),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_SIGPENDING, 1024),

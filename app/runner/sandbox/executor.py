@@ -61,16 +61,18 @@ class Executor:
     """
 
     def __init__(self, limits: Limits, slots: int, cache: int = 1 << 30, user: str = "nobody") -> None:
-        compiled = selftest.before_start()
         self._groups = cgroups.best()
         self.strength = self._groups.strength
+        sampled = self.strength == cgroups.Sampling.strength
+        compiled, descriptors = selftest.before_start(limits, slots, sampled)
         self._notes = [self._groups.note] if self._groups.note else []
         self._user = launch.unprivileged(user)
         self._data = DataSets(cache)
         self._installed = installed_modules()
         self._threaded: set[str] = set()
         self._parent = Parent(self._user, limits.hard_time)
-        self._slots = [Slot(self._parent, limits, self._groups, compiled) for _ in range(slots)]
+        cpus = cgroups.shares(slots) if self._groups.cpu == cgroups.AFFINITY else [[]] * slots
+        self._slots = [Slot(self._parent, limits, self._groups, compiled, descriptors, own) for own in cpus]
         self._idle = list(self._slots)
         self._condition = threading.Condition()
         try:
@@ -81,7 +83,8 @@ class Executor:
             self.close()
             raise
         log.info(
-            "sandbox: %d slots, memory by %s%s", slots, self.strength, f" ({self._groups.note})" if self._notes else ""
+            "sandbox: %d slots, memory by %s%s, CPU by %s",
+            *(slots, self.strength, f" ({self._groups.note})" if self._notes else "", self._groups.cpu),
         )
 
     def close(self) -> None:

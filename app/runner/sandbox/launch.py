@@ -222,7 +222,7 @@ def _confined(mounts: list[str], user: User | None) -> list[str]:
         *("--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"),
         *(word for name, value in environment().items() for word in ("--setenv", name, value)),
         *("--tmpfs", "/tmp", "--proc", "/proc", "--tmpfs", "/dev"),
-        *(word for name in ("null", "zero", "full", "random", "urandom") for word in _device(name)),
+        *(word for name in confine.DEVICES for word in _device(name)),
         *("--dir", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"),
         *("--dir", str(confine.DATA), "--dir", str(confine.SUBMISSION)),
         *(mounts if user is None else _already_there(mounts)),

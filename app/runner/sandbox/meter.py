@@ -1,15 +1,10 @@
-"""How much CPU and memory a fold has used. Runs inside, in the zygote: out of the fold's reach.
+"""How much CPU and memory a fold has used, by its cgroup. Runs inside, in the zygote: out of the fold's reach.
 
-With cgroups the zygote reads and writes files that the supervisor has opened and passed on, as it sees no cgroup
-file system itself. Without, it samples /proc, where it sees the fold's processes as their ancestor.
+The zygote reads and writes files that the supervisor has opened and passed on, as it sees no cgroup file system itself.
+Without cgroups there is runner.sandbox.sampling.
 """
 
 import os
-import time
-from pathlib import Path
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class CgroupMeter:
@@ -58,73 +53,3 @@ class CgroupMeter:
     def _oom_kills(self) -> int:
         words = os.pread(self._files["oom"], 4096, 0).split()
         return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
-
-
-class SampledMeter:
-    """Samples; `over` has to be asked every `interval` seconds, and the asker has to kill."""
-
-    interval = 0.02
-
-    def __init__(self, memory: int) -> None:
-        self._limit = memory
-        self._peak = 0
-        self._pid = self._base = self._start = 0
-
-    def follow(self, pid: int) -> None:
-        self._pid = pid
-        self._start = _resident(pid, "VmRSS:")
-        self._base = _resident(pid, "RssAnon:", "RssShmem:")
-
-    def cpu(self) -> float:
-        try:
-            total = time.clock_gettime(~self._pid << 3 | 2)  # the CPU clock of that process, see clock_getcpuclockid(3)
-        except OSError:
-            return 0.0
-        for pid in self._tree():
-            fields = _stat(pid)
-            total += sum(map(int, fields[13:15])) * _TICK  # children that were waited for
-            if pid != self._pid:
-                total += sum(map(int, fields[11:13])) * _TICK
-        return total
-
-    def peak(self) -> int:
-        """Bytes: the most seen in a sample, or the high-water mark of the fold's first process."""
-        self.over()
-        return max(self._peak, _resident(self._pid, "VmHWM:") - self._start)
-
-    def over(self) -> bool:
-        now = sum(max(0, _resident(pid, "RssAnon:", "RssShmem:") - self._base) for pid in self._tree())
-        self._peak = max(self._peak, now)
-        return self._peak > self._limit
-
-    def _tree(self) -> list[int]:
-        """The fold's processes: those in its pid namespace."""
-        try:
-            mine = os.readlink(f"/proc/{self._pid}/ns/pid")
-        except OSError:
-            return []
-        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _namespace(pid) == mine]
-
-
-def _namespace(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return ""
-
-
-def _stat(pid: int) -> list[str]:
-    """From the third field of /proc/PID/stat on: what comes after the name."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ["0"] * 50
-
-
-def _resident(pid: int, *names: str) -> int:
-    """Bytes: the sum of these lines of /proc/PID/status; 0 once it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))

@@ -5,7 +5,8 @@ import platform
 import shutil
 import sys
 
-from runner.sandbox import launch, seccomp, wire
+from runner.jobs import Limits
+from runner.sandbox import descriptors, launch, seccomp, wire
 from runner.sandbox.line import RefusedError, ZygoteError
 from runner.sandbox.report import parse
 from runner.sandbox.slots import Slot
@@ -18,6 +19,7 @@ _NAMESPACES = (
     "in a container, one that may (podman --privileged); in a systemd unit RestrictNamespaces=no, and neither "
     "ProtectProc= nor ProtectKernelTunables="
 )
+_DESCRIPTORS = "a higher hard limit of open files: ulimit -Hn, LimitNOFILE= in a systemd unit"
 _REMEDIES = {
     "namespaces": _NAMESPACES,
     "rights": "run the worker as an ordinary user, or as root with the user nobody on the host",
@@ -33,8 +35,11 @@ class Refusal(Exception):
         super().__init__(f"The sandbox lacks a line of defence, {line}: {why}. To get it: {remedy}. {_OFF}")
 
 
-def before_start() -> bytes:
-    """What can be told without starting anything. Returns the compiled system call filter."""
+def before_start(limits: Limits, slots: int, sampled: bool) -> tuple[bytes, int]:
+    """What can be told without starting anything.
+
+    Returns the compiled system call filter (sampled: as it has it), and how many descriptors a fold may have open.
+    """
     if sys.platform != "linux":
         why = f"{platform.system()} has none of Linux's namespaces"
         raise Refusal("namespaces", why, "run datarun on Linux, in a virtual machine for example")
@@ -43,9 +48,13 @@ def before_start() -> bytes:
         if shutil.which(program, path=os.defpath) is None:
             raise Refusal("namespaces", f"the program {program} is not installed", f"apt install {package}")
     try:
-        return seccomp.compile_filter()
+        compiled = seccomp.compile_filter(sampled)
     except (ImportError, OSError, RuntimeError) as error:
         raise Refusal("seccomp", str(error), _REMEDIES["seccomp"]) from None
+    try:
+        return compiled, descriptors.share(slots, limits.processes)
+    except ValueError as error:
+        raise Refusal("descriptors", str(error), _DESCRIPTORS) from None
 
 
 def start(slot: Slot) -> None:

@@ -25,8 +25,20 @@ _ZYGOTES = 4
 
 
 class Slot:
-    def __init__(self, parent: Parent, limits: Limits, groups: cgroups.Sampling, seccomp: bytes) -> None:
+    """descriptors: that a process of a fold may have open. cpus: of its folds; empty: all."""
+
+    def __init__(
+        self,
+        parent: Parent,
+        limits: Limits,
+        groups: cgroups.Sampling,
+        seccomp: bytes,
+        descriptors: int,
+        cpus: list[int],
+    ) -> None:
         self.limits = limits
+        self._descriptors = descriptors
+        self._cpus = cpus
         self._parent = parent
         self._groups = groups
         self._seccomp = seccomp
@@ -133,12 +145,16 @@ class Slot:
         assert self._group is not None
         group = self._groups.fold(self._group, limits.memory, limits.processes)
         kept = wire.memfd("output", output.KEPT)
+        bounds = confine.Bounds(
+            *(limits.memory, limits.scratch, limits.processes, self._descriptors, data, launch.kept(), self._cpus),
+            sampled=not group.files,
+        )
         try:
             measures, patience = Measures(), Patience(limits.hard_time + SLACK)
             line.tell(
                 "run",
                 [*group.files.values(), kept, files, *fds],
-                bounds=asdict(confine.Bounds(limits.memory, limits.scratch, limits.processes, data, launch.kept())),
+                bounds=asdict(bounds),
                 deadlines={"soft": limits.soft_time, "hard": limits.hard_time},
                 meters=list(group.files),
                 name=name,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from runner.sandbox import output as outputs
 from runner.sandbox import wire
-from runner.sandbox.meter import CgroupMeter, SampledMeter
+from runner.sandbox.meter import CgroupMeter
+from runner.sandbox.sampling import SampledMeter
 
 MOST_OUTPUT = 256 << 20
 """Bytes of output after which the fold is ended."""

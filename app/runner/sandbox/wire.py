@@ -4,6 +4,7 @@ Assumes that whoever is on the other end may lie: a message has a largest size, 
 and nothing is unpickled here but by `load_objects`, whose caller has to know who wrote it.
 """
 
+import errno
 import fcntl
 import json
 import mmap
@@ -11,6 +12,7 @@ import os
 import pickle
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ MESSAGE = 1 << 16
 TEXT = 16_000
 """The longest text within one, in characters: JSON may take four bytes a character, escaped surrogates six."""
 
+_PATIENCE = 3600.0
+"""Seconds: longer than a fold may take, whose end sets free what it has in flight."""
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 64
 
@@ -31,7 +35,16 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(channel: socket.socket, message: Any, fds: Sequence[int] = ()) -> None:
-    socket.send_fds(channel, [json.dumps(message).encode()], fds)
+    """Waits while this user has too many descriptors in flight. Folds may cause that where the host's limit is low."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.send_fds(channel, [json.dumps(message).encode()], fds)
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or time.monotonic() > until:
+                raise
+        time.sleep(0.02)
 
 
 def receive(channel: socket.socket, fds: int = 0) -> tuple[Any, list[int]]:

@@ -9,6 +9,7 @@ specific.py, and is trusted no further than that: the supervisor checks its answ
 Single-threaded, always: a fork of a process with threads may hang.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -23,7 +24,8 @@ from typing import Any, NoReturn
 from runner import datasets
 from runner.elements import SPECIFIC
 from runner.sandbox import confine, kernel, program, wire, work
-from runner.sandbox.meter import CgroupMeter, SampledMeter
+from runner.sandbox.meter import CgroupMeter
+from runner.sandbox.sampling import SampledMeter
 from runner.sandbox.warm import warm
 from runner.sandbox.watch import Deadlines, Gone, watch
 
@@ -159,7 +161,8 @@ class Zygote(Server):
         kept, *given = fds[len(meters) :]
         order = {"bounds": bounds, "name": name, "options": options}, given
         fork, self._ahead = self._ahead or self._fork(), None
-        meter = CgroupMeter(files, bounds["memory"]) if files else SampledMeter(bounds["memory"])
+        meter: CgroupMeter | SampledMeter
+        meter = CgroupMeter(files, bounds["memory"]) if files else SampledMeter(bounds["memory"], order[1])
         try:
             if not fork.begin(meter, *order):  # it was killed while it waited
                 fork.end()
@@ -169,6 +172,8 @@ class Zygote(Server):
             ended = watch(fork.pid, fork.words, fork.output, self._channel, Deadlines(**deadlines), meter, kept)
         finally:
             fork.close()
+            if isinstance(meter, SampledMeter):
+                meter.close()
         return {"ended": ended}
 
     def rest(self) -> None:
@@ -202,7 +207,12 @@ class Zygote(Server):
             bounds, name = confine.Bounds(**order["bounds"]), order["name"]
             files = wire.read(fds[0])
             os.close(fds[0])
-            confine.enter(bounds, files, name, self._seccomp)
+            scratch = confine.mount(bounds, files, name)
+            if bounds.sampled:
+                wire.send(words, {}, scratch)
+            for fd in scratch:
+                os.close(fd)
+            confine.enter(bounds, self._seccomp)
             sys.path.insert(0, str(confine.SUBMISSION))
             loaded = self._loaded if not bounds.data else None
             place = confine.SUBMISSION / name
@@ -228,6 +238,9 @@ class _Fork:
         try:
             meter.follow(self.pid)
             wire.send(self.words, order, fds)
+            if isinstance(meter, SampledMeter):
+                with contextlib.suppress(EOFError):  # it has ended: it will be seen why
+                    meter.keep(wire.receive(self.words, len(confine.SCRATCH))[1])
         except OSError:
             return False
         return True
