@@ -5,7 +5,7 @@ import re
 import ssl
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from runner import env, filebroker
 from runner.jobs import Limits
@@ -70,6 +70,11 @@ def broker_url() -> str:
         return env.text("DATARUN_BROKER_URL")
     user, password = quote(env.text("DR_DATABASE_USER"), ""), quote(env.text("DR_DATABASE_PASSWORD"), "")
     return f"amqp://{user}:{password}@{env.text('IP_MASTER')}/{quote(env.text('RMQ_VHOST'), '')}"
+
+
+def broker_user() -> str:
+    """Whom this process is to RabbitMQ; empty where the queues are files."""
+    return unquote(urlsplit(broker_url()).username or "guest") if has_broker() else ""
 
 
 def result_url() -> str:

@@ -74,6 +74,11 @@ def is_file(text: str) -> bool:
     return text.startswith("@")
 
 
+def file_name(text: str) -> str:
+    """The name of the file that the text stands for; empty where it is no file's."""
+    return text.partition("/")[2] if is_file(text) else ""
+
+
 def pieces(text: str) -> Iterator[bytes]:
     """The base64 text in pieces; PayloadError where its file is lost or, at the end, is not the one named.
 
