@@ -157,6 +157,11 @@ def max_data_bytes() -> int:
     return env.whole("DATARUN_MAX_DATA_BYTES", 512 << 20)
 
 
+def max_payload_bytes() -> int:
+    """What a file of indices or predictions may have: random numbers as large as the largest data set, and base64."""
+    return 2 * max_data_bytes()
+
+
 def local_data() -> Path | None:
     """Where a runner keeps copies of data sets; None: they are read from the shared disk."""
     return env.folder("DATARUN_LOCAL_DATA", Path()) if env.is_set("DATARUN_LOCAL_DATA") else None

@@ -23,6 +23,7 @@ from rest_framework.test import APIClient
 
 from runapp import services
 from runapp.models import RawData, Runner, SubmissionFold
+from runner.jobs import version_name
 
 USER, PASSWORD = "ada", "correct horse: battery"
 
@@ -163,7 +164,7 @@ def finish_split(raw_data: RawData, rows: tuple[int, int] | None = (9, 3), **mor
     """End a data set's split as a runner does: the new version stands on the disk before the message is sent."""
     message = split_result(raw_data, rows, **more)
     if rows:
-        version = raw_data.root / message["task_id"]
+        version = raw_data.root / version_name(message["task_id"])
         version.mkdir(exist_ok=True)
         (version / "train.csv").write_bytes(IRIS)
         version.with_name(f"{version.name}.sha256").touch()

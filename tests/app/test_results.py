@@ -5,7 +5,6 @@ import os
 import threading
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from celery.exceptions import Reject
@@ -16,7 +15,7 @@ from django.utils import timezone
 from runapp import services, tasks
 from runapp.models import SubmissionFold
 from runapp.services import results
-from runner import config, payloads
+from runner import config, payloads, plainfile
 from tests.app.helpers import failure, finish, fold, heard, predictions, progress, result, stored
 
 pytestmark = pytest.mark.embedded
@@ -279,14 +278,12 @@ def unreadable(monkeypatch):
     """Call it with an error: opening a large file gives it. Call what it returns, and it is readable again."""
 
     def fails(number: int):
-        patch, read = pytest.MonkeyPatch(), Path.open
+        patch = pytest.MonkeyPatch()
 
-        def opened(path, *how, **more):
-            if path.parent == config.dir_large():
-                raise OSError(number, os.strerror(number))
-            return read(path, *how, **more)
+        def fail(*_):
+            raise OSError(number, os.strerror(number))
 
-        patch.setattr(Path, "open", opened)
+        patch.setattr(plainfile, "read", fail)
         patches.append(patch)
         return patch.undo
 

@@ -1,5 +1,6 @@
 """Folds and submissions: accepted together or refused together."""
 
+import secrets
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -199,7 +200,8 @@ def _new_fold(
     task_id = str(uuid.uuid4())
     indices = {}
     for name in ("train_is", "test_is"):
-        indices[name] = payloads.keep(_cut(item[name]), f"{task_id}.{name}")
+        # Not named after the task: all runners can see the name, and the task's id is for the one that gets it.
+        indices[name] = payloads.keep(_cut(item[name]), f"{secrets.token_hex(16)}.{name}")
         written.append(indices[name])
     return SubmissionFold(
         databoard_sf_id=key,
