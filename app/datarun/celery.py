@@ -24,7 +24,7 @@ def _period() -> crontab:
         ) from None
 
 
-app = Celery("datarun")
+app = Celery("datarun", control="runner.control:Control")
 app.config_from_object("runner.celeryconfig")
 app.autodiscover_tasks(["runapp"])
 app.conf["CELERY_DB_REUSE_MAX"] = sys.maxsize  # see _use_connection_again

@@ -153,7 +153,7 @@ def new_fold(raw_data: RawData, /, key: int = 1, submission: int = 1, **more: An
 def split_result(raw_data: RawData, rows: tuple[int, int] | None = (9, 3), **more: Any) -> dict[str, Any]:
     """The message at the end of the split that was asked for last; rows None: it failed."""
     task_id = RawData.objects.get(pk=raw_data.pk).split_task_id
-    message = {"raw_data_id": raw_data.pk, "task_id": task_id, "rows": rows, "reason": None, "log": ""}
+    message = {"raw_data_id": raw_data.pk, "task_id": task_id, "rows": rows and [*rows], "reason": None, "log": ""}
     message["runner"] = "runner@here"
     if not rows:
         message |= {"reason": "user_code", "log": "ERROR(split data): no such column"}

@@ -267,6 +267,30 @@ def test_the_late_result_of_a_superseded_split_is_discarded(api, raw, queues):
     assert queues.folds() == []
 
 
+def test_a_late_result_takes_no_version_away_that_is_in_use(api, iris):
+    late = split_result(iris)
+    ask(api, iris)
+    assert not services.finish_split(late)
+    assert os.path.exists(iris.files_path)
+
+
+def test_nothing_is_removed_behind_a_data_set_that_is_a_link(api, iris, tmp_path):
+    """A runner may write to the share, and so make one of its folder."""
+    ask(api, iris)
+    late = split_result(iris)
+    ask(api, iris)
+    elsewhere = tmp_path / "elsewhere"
+    iris.root.rename(tmp_path / "away")
+    (elsewhere / version_name(late["task_id"])).mkdir(parents=True)
+    (elsewhere / "precious").mkdir()
+    iris.root.symlink_to(elsewhere)
+    before = {path.name for path in elsewhere.iterdir()}
+    assert not services.finish_split(late)
+    with pytest.raises(OSError):
+        services.finish_split(split_result(iris))
+    assert {path.name for path in elsewhere.iterdir()} == before
+
+
 def test_the_late_failure_of_a_superseded_split_is_discarded(api, raw):
     ask(api, raw)
     late = split_result(raw, None)
