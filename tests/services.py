@@ -394,6 +394,7 @@ class RabbitMQ(Service):
             f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
             f"ssl_options.certfile = {self.folder}/certificate.pem\n"
             f"ssl_options.keyfile = {self.folder}/key.pem\n"
+            "max_message_size = 8388608\n"  # as roles/rabbitmq has it
             f"load_definitions = {self.folder}/definitions.json\n"
             "log.console = true\n"
             "log.console.level = info\n"

@@ -24,12 +24,12 @@ def _period() -> crontab:
         ) from None
 
 
-app = Celery("datarun")
+app = Celery("datarun", control="runner.control:Control")
 app.config_from_object("runner.celeryconfig")
 app.autodiscover_tasks(["runapp"])
 app.conf["CELERY_DB_REUSE_MAX"] = sys.maxsize  # see _use_connection_again
-# One that nobody took in time is dropped: those of an hour in which the master's worker was away are not run in a row.
-app.conf.beat_schedule = {"mend": {"task": "runapp.tasks.mend", "schedule": _period(), "options": {"expires": 60}}}
+# The broker drops one that nobody took in time: those of an hour in which the worker was busy are not run in a row.
+app.conf.beat_schedule = {"mend": {"task": "runapp.tasks.mend", "schedule": _period(), "options": {"expiration": 60}}}
 
 
 @worker_init.connect

@@ -9,7 +9,7 @@ from celery.utils.log import get_task_logger
 from celery.worker.strategy import default
 from django.db import close_old_connections
 
-from runapp import services
+from runapp import messages, services
 
 log = get_task_logger(__name__)
 
@@ -32,8 +32,9 @@ class Strategy:
     def __call__(self, message: Any, *how: Any) -> None:
         """how: body, ack, reject and callbacks."""
         try:
-            [content], _, _ = message.payload
-        except (TypeError, ValueError):  # not a message of a runner: the task refuses it
+            [content] = message.payload["args"]  # as runner.received has left it
+            content = messages.check("save_fold", content, messages.sender_of(message.properties))
+        except ValueError:  # the task refuses it, and says why
             self._alone(message, *how)
             return
         with self._lock:

@@ -157,6 +157,7 @@ class SubmissionFold(models.Model):
     queued_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
+    reported_at = models.DateTimeField(null=True, help_text="when its runner last said how far it is, by our clock")
     # Of one whose message has left its queue, too, before a runner reports it.
     deadline = models.DateTimeField(null=True, help_text="when a fold that runs counts as lost")
     # Never NULL: SQLite overwrites a row in place where its length stays.
@@ -224,9 +225,11 @@ class SubmissionFold(models.Model):
         """
         earlier = Q(state__in=self.OPEN[: self.OPEN.index(self.State(state)) + 1])
         anew = Q(state__in=self.OPEN) & ~Q(started_at=started_at)
-        deadline = timezone.now() + timedelta(seconds=hard_time_limit) + GRACE
+        now = timezone.now()
+        deadline = now + timedelta(seconds=hard_time_limit) + GRACE
         awaited = SubmissionFold.objects.filter(earlier | anew, pk=self.pk, task_id=task_id)
-        return awaited.update(state=state, started_at=started_at, deadline=deadline, **changes) == 1
+        times = {"started_at": started_at, "deadline": deadline, "reported_at": now}
+        return awaited.update(state=state, **times, **changes) == 1
 
     @classmethod
     def awaited(cls, pk: int, task_id: str) -> QuerySet["SubmissionFold"]:
@@ -268,6 +271,7 @@ class Runner(models.Model):
 
     name = models.CharField(max_length=200, primary_key=True)
     said = models.CharField(max_length=8, choices=Said.choices)
+    signed = models.BooleanField(default=False, help_text="RabbitMQ vouches for its reports")
     heartbeat_at = models.DateTimeField("last heard", help_text="by the master's clock")
     heard_since = models.DateTimeField(default=timezone.now, help_text="without a gap, by the master's clock")
     queues = models.JSONField(default=list, help_text="that it takes work from now")

@@ -4,6 +4,7 @@ import codecs
 import csv
 import hashlib
 import io
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from runner import payloads
+from runner import payloads, plainfile
 
 Files = Mapping[str, str]
 """File name -> base64(zlib(content))."""
@@ -103,25 +104,28 @@ def csv_names(header: str, separator: str = ",") -> list[str]:
         return []
 
 
-def save_files(dir_data: str | Path, data: Mapping[str, Any]) -> None:
+def save_files(dir_data: str | Path, data: Mapping[str, Any], root: Path | None = None) -> None:
     """Save data['files'] (file name -> base64(zlib(content))) in the folder dir_data.
 
-    Each file is written under a temporary name and renamed, so that no reader sees half of it.
+    Each file is written under a temporary name and renamed, so that no reader sees half of it. root: as
+    plainfile.folder takes it.
     Raises ValueError for a name that could leave the folder, payloads.PayloadError for other content.
     """
-    folder = Path(dir_data)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in data["files"].items():
-        if problem := name_problem(name):
-            raise ValueError(problem)
-        part = folder / f".{secrets.token_hex(8)}.part"
-        try:
-            with part.open("xb") as file:
-                for piece in payloads.inflate(cut(content), 1 << 62):
-                    file.write(piece)
-            part.rename(folder / name)
-        finally:
-            part.unlink(missing_ok=True)
+    Path(dir_data).mkdir(parents=True, exist_ok=True)
+    with plainfile.folder(Path(dir_data), root) as folder:
+        for name, content in data["files"].items():
+            if problem := name_problem(name):
+                raise ValueError(problem)
+            part = f".{secrets.token_hex(8)}.part"
+            try:
+                with plainfile.write(part, folder) as file:
+                    for piece in payloads.inflate(cut(content), 1 << 62):
+                        file.write(piece)
+                os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=folder)
+                raise
 
 
 @contextmanager
@@ -151,9 +155,10 @@ def holds(path: str | None, prefix: str, digest: str) -> bool:
 
 def point(link: Path, target: str) -> None:
     """Make the symbolic link point to the sibling `target`, at once for every reader."""
-    fresh = link.with_name(f".{secrets.token_hex(8)}.part")
-    fresh.symlink_to(target)
-    fresh.replace(link)
+    fresh = f".{secrets.token_hex(8)}.part"
+    with plainfile.folder(link.parent) as folder:
+        os.symlink(target, fresh, dir_fd=folder)
+        os.replace(fresh, link.name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def delete_payloads(texts: list[str]) -> None:

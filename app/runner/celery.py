@@ -2,9 +2,10 @@
 
 from celery import Celery
 
-from runner import celeryconfig, config
+from runner import celeryconfig, config, control
 
-app = Celery("datarun", include=["runner.tasks"])
+app = Celery("datarun", include=["runner.tasks"], control="runner.control:Control")
 app.config_from_object(celeryconfig)
 if config.has_broker():
     app.conf.task_queues = celeryconfig.queues(no_declare=True)  # the master's `manage.py declare_queues` has made them
+    control.declare_none(app)

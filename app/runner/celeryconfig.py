@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from celery.signals import before_task_publish
 from kombu import Exchange, Queue
 
-from runner import config
+from runner import config, received
+
+received.harden()
 
 broker_url = config.broker_url()
 broker_use_ssl = config.broker_tls()
@@ -33,6 +36,13 @@ else:
         "polling_interval": 0.01,
         "kept_queue": config.MASTER_QUEUE,
     }
+
+
+@before_task_publish.connect
+def _sign(properties: dict[str, Any], **_: Any) -> None:
+    """RabbitMQ compares it with the connection's user: so the master knows who sent a message."""
+    if user := config.broker_user():
+        properties["user_id"] = user
 
 
 def queues(no_declare: bool) -> list[Queue]:

@@ -5,7 +5,7 @@ import re
 import ssl
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from runner import env, filebroker
 from runner.jobs import Limits
@@ -70,6 +70,11 @@ def broker_url() -> str:
         return env.text("DATARUN_BROKER_URL")
     user, password = quote(env.text("DR_DATABASE_USER"), ""), quote(env.text("DR_DATABASE_PASSWORD"), "")
     return f"amqp://{user}:{password}@{env.text('IP_MASTER')}/{quote(env.text('RMQ_VHOST'), '')}"
+
+
+def broker_user() -> str:
+    """Whom this process is to RabbitMQ; empty where the queues are files."""
+    return unquote(urlsplit(broker_url()).username or "guest") if has_broker() else ""
 
 
 def result_url() -> str:
@@ -150,6 +155,11 @@ def fold_variables() -> dict[str, str]:
 def max_data_bytes() -> int:
     """What a data set, or a fold's indices, may unpack to."""
     return env.whole("DATARUN_MAX_DATA_BYTES", 512 << 20)
+
+
+def max_payload_bytes() -> int:
+    """What a file of indices or predictions may have: random numbers as large as the largest data set, and base64."""
+    return 2 * max_data_bytes()
 
 
 def local_data() -> Path | None:

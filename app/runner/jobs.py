@@ -3,6 +3,7 @@
 Plain data, imported on both sides of the fold's process; no behaviour beyond it.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,14 @@ HARD_LIMIT_TEXT = "Hard Time Limit Exceeded"
 
 STANDARD_FILES = ("train.csv", "test.csv", "types.json")
 """What a split makes of a standard data set. The last one holds the type of each column: both sets are read with it."""
+
+
+def version_name(task_id: str) -> str:
+    """The name of the folder that a split makes.
+
+    Not the task's id: a runner answers for a task by its id, and all of them can see the names on the shared disk.
+    """
+    return hashlib.sha256(task_id.encode()).hexdigest()[:32]
 
 
 class Reason(StrEnum):

@@ -8,6 +8,9 @@ large array is encoded, checked and sent piece by piece.
 import base64
 import errno
 import hashlib
+import os
+import re
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -15,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from runner import config, share
+from runner import config, plainfile, share
 from runner.look import Look
 
 INLINE_BYTES = 1_000_000
 """Texts up to this length travel in the message."""
+
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 
 _PIECE = 3 << 18  # a multiple of 3, so that pieces of base64 join without padding, and of 4 when read back
 
@@ -32,7 +37,16 @@ class UnreadableError(PayloadError):
     """A file that can't be read now: the shared disk is away, hangs, or fails. It may be whole all the same."""
 
 
-_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_NO_SUCH_FILE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,  # no plain file
+    errno.ENXIO,  # a socket
+    errno.ENODEV,
+)
 """Errors that say something of the file, not of the disk, if the disk is there."""
 
 
@@ -54,24 +68,31 @@ def keep(pieces: Iterable[bytes], name: str) -> str:
             break
     else:
         return b"".join(head).decode("ascii")
-    folder = config.dir_large()
-    folder.mkdir(parents=True, exist_ok=True)
+    config.dir_large().mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    part = folder / f".{name}.part"
-    try:
-        with part.open("wb") as file:
-            for source in (head, pieces):
-                for piece in source:
-                    digest.update(piece)
-                    file.write(piece)
-        part.rename(folder / name)
-    finally:
-        part.unlink(missing_ok=True)
+    part = f".{secrets.token_hex(8)}.part"
+    with plainfile.folder(config.dir_large()) as folder:
+        try:
+            with plainfile.write(part, folder) as file:
+                for source in (head, pieces):
+                    for piece in source:
+                        digest.update(piece)
+                        file.write(piece)
+            os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(part, dir_fd=folder)
+            raise
     return f"@{digest.hexdigest()}/{name}"
 
 
 def is_file(text: str) -> bool:
     return text.startswith("@")
+
+
+def file_name(text: str) -> str:
+    """The name of the file that the text stands for; empty where it is no file's."""
+    return text.partition("/")[2] if is_file(text) else ""
 
 
 def pieces(text: str) -> Iterator[bytes]:
@@ -84,25 +105,30 @@ def pieces(text: str) -> Iterator[bytes]:
             raise PayloadError("is not base64 text: send base64(zlib(content))")
         yield text.encode("ascii")
         return
-    digest = hashlib.sha256()
+    name, digest = _name(text), hashlib.sha256()
+    left = config.max_payload_bytes()
     try:
-        with _path(text).open("rb") as file:
+        with plainfile.folder(config.dir_large()) as folder, plainfile.read(Path(name), folder) as file:
             while piece := file.read(_PIECE):
+                left -= len(piece)
+                if left < 0:
+                    raise PayloadError(f"{name} on the shared disk is larger than anything that is sent")
                 digest.update(piece)
                 yield piece
     except OSError as error:
         kind = PayloadError if error.errno in _NO_SUCH_FILE and disk_is_there() else UnreadableError
         raise kind(f"a file of the message can't be read: {error}") from None
     if digest.hexdigest() != text[1:].partition("/")[0]:
-        raise PayloadError(f"{_path(text).name} on the shared disk is not the file that was sent")
+        raise PayloadError(f"{name} on the shared disk is not the file that was sent")
 
 
 def check(text: str) -> None:
     """PayloadError where a file that the text names is missing or damaged, UnreadableError while the disk is away."""
     if is_file(text) and not share.is_there():
         raise UnreadableError("the shared disk is away")
-    for _ in pieces(text):
-        pass
+    for piece in pieces(text):
+        if not _BASE64.fullmatch(piece):  # it goes into answers of the API as it is
+            raise PayloadError(f"{file_name(text)} on the shared disk is not base64 text")
 
 
 _folder = Look(lambda: config.dir_large().is_dir())
@@ -118,14 +144,15 @@ def disk_is_there() -> bool:
 
 def is_there(text: str) -> bool:
     """False where the text names a file that is not there."""
-    return not is_file(text) or _path(text).is_file()
+    path = config.dir_large() / _name(text) if is_file(text) else None
+    return path is None or (path.is_file() and not path.is_symlink())
 
 
 def delete(text: str) -> None:
     """Delete the file that the text names. While the disk is away it stays: nothing refers to it any more."""
     if is_file(text):
-        with suppress(OSError):
-            _path(text).unlink(missing_ok=True)
+        with suppress(OSError), plainfile.folder(config.dir_large()) as folder:
+            os.unlink(_name(text), dir_fd=folder)
 
 
 def unpack(text: str, dtype: str, max_bytes: int) -> np.ndarray:
@@ -190,8 +217,8 @@ def _encode(data: memoryview) -> Iterator[bytes]:
     yield base64.b64encode(rest + stream.flush())
 
 
-def _path(text: str) -> Path:
-    name = text.partition("/")[2]
+def _name(text: str) -> str:
+    name = file_name(text)
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise PayloadError(f"{name!r} is no name of a file on the shared disk")
-    return config.dir_large() / name
+    return name

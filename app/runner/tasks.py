@@ -21,7 +21,7 @@ from celery.states import STARTED
 from celery.utils.log import get_task_logger
 
 from runner import config, copies, heartbeat, intake, payloads, revoked, share, spool
-from runner.jobs import STATES, DataSet, Failure, FoldJob, Outcome, Reason, SplitJob
+from runner.jobs import STATES, DataSet, Failure, FoldJob, Outcome, Reason, SplitJob, version_name
 
 if TYPE_CHECKING:
     from runner.sandbox.start import AnyExecutor
@@ -281,7 +281,7 @@ def _run_split(task: Task, message: dict[str, Any]) -> dict[str, int]:
         folder = _on_share(config.dir_data(), message["folder"])
         job = SplitJob(
             source=_on_share(folder, RAW),
-            target=folder / task.request.id,
+            target=folder / version_name(task.request.id),
             name=message["name"],
             target_column=message["target_column"],
             custom=message["custom"],

@@ -23,6 +23,7 @@ from rest_framework.test import APIClient
 
 from runapp import services
 from runapp.models import RawData, Runner, SubmissionFold
+from runner.jobs import version_name
 
 USER, PASSWORD = "ada", "correct horse: battery"
 
@@ -152,7 +153,7 @@ def new_fold(raw_data: RawData, /, key: int = 1, submission: int = 1, **more: An
 def split_result(raw_data: RawData, rows: tuple[int, int] | None = (9, 3), **more: Any) -> dict[str, Any]:
     """The message at the end of the split that was asked for last; rows None: it failed."""
     task_id = RawData.objects.get(pk=raw_data.pk).split_task_id
-    message = {"raw_data_id": raw_data.pk, "task_id": task_id, "rows": rows, "reason": None, "log": ""}
+    message = {"raw_data_id": raw_data.pk, "task_id": task_id, "rows": rows and [*rows], "reason": None, "log": ""}
     message["runner"] = "runner@here"
     if not rows:
         message |= {"reason": "user_code", "log": "ERROR(split data): no such column"}
@@ -163,7 +164,7 @@ def finish_split(raw_data: RawData, rows: tuple[int, int] | None = (9, 3), **mor
     """End a data set's split as a runner does: the new version stands on the disk before the message is sent."""
     message = split_result(raw_data, rows, **more)
     if rows:
-        version = raw_data.root / message["task_id"]
+        version = raw_data.root / version_name(message["task_id"])
         version.mkdir(exist_ok=True)
         (version / "train.csv").write_bytes(IRIS)
         version.with_name(f"{version.name}.sha256").touch()

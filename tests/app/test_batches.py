@@ -152,7 +152,8 @@ def test_one_that_waits_for_the_share_holds_up_no_other(api, folds, worker, queu
     marker = tmp_path / "marker"
     monkeypatch.setenv("DATARUN_SHARE_MARKER", str(marker))
     monkeypatch.setattr(tasks, "PAUSE", 0.01)
-    text = payloads.pack(np.random.default_rng(1).random(200_000), "a.test_predictions")
+    task_id = SubmissionFold.objects.get(pk=1).task_id
+    text = payloads.pack(np.random.default_rng(1).random(200_000), f"{task_id}.test_predictions.1")
     send(result(1, test_predictions=text), *(result(key) for key in KEYS[1:]))
     with worker():
         wait_for(lambda: states() == ["TODO"] + ["TESTED"] * 9)

@@ -350,8 +350,8 @@ def test_what_was_never_queued_is_not_a_matter_of_runners(sent, queues):
 
 
 def test_its_task_is_not_run_late():
-    """The ticks of an hour in which the master's worker was away."""
-    assert celery.app.conf.beat_schedule["mend"]["options"]["expires"] == 60
+    """The ticks of an hour in which the master's worker was busy: the broker drops them."""
+    assert celery.app.conf.beat_schedule["mend"]["options"]["expiration"] == 60
 
 
 def test_it_says_one_line_a_fold(api, iris, raw, queues, caplog):

@@ -2,9 +2,8 @@
 
 import pytest
 
-from runapp import services, tasks
+from runapp import messages, tasks
 from runapp.models import Runner
-from runapp.services import runners
 from tests.app.helpers import Api, report
 
 pytestmark = pytest.mark.embedded
@@ -14,7 +13,7 @@ SKLEARN = {"name": "scikit-learn", "version": "1.9.1", "modules": ["sklearn"]}
 
 
 def says(name: str, *packages, **more) -> None:
-    assert services.save_runner(report(name, packages=[*packages], **more))
+    tasks.save_runner(report(name, packages=[*packages], **more))
 
 
 def test_it_works(api):
@@ -48,8 +47,8 @@ def test_runners_that_differ_have_an_entry_each(api):
 def test_the_last_report_counts(api):
     """Any of them may be lost on its way."""
     first = report(packages=[NUMPY])
-    services.save_runner(first)
-    services.save_runner(first | {"number": 2, "packages": [SKLEARN]})
+    tasks.save_runner(first)
+    tasks.save_runner(first | {"number": 2, "packages": [SKLEARN]})
     assert [package["name"] for package in api.get("packages/").body] == ["scikit-learn"]
 
 
@@ -102,6 +101,6 @@ def test_what_a_runner_says_wrongly_spoils_no_answer(api, said):
 
 
 def test_a_list_without_end_is_ignored(api, monkeypatch):
-    monkeypatch.setattr(runners, "MAX_PACKAGES", 1000)
+    monkeypatch.setattr(messages, "MAX_PACKAGES", 1000)
     says("runner@1", *(NUMPY | {"name": f"package-{number}"} for number in range(30)))
     assert api.get("packages/").body == []

@@ -358,13 +358,13 @@ def full_after(monkeypatch):
         left = [count]
         save = storage.save_files
 
-        def save_files(folder, data):
+        def save_files(folder, data, **how):
             if not left[0]:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "half").write_bytes(b"half of a fi")
                 raise OSError(number, os.strerror(number))
             left[0] -= 1
-            save(folder, data)
+            save(folder, data, **how)
 
         monkeypatch.setattr(storage, "save_files", save_files)
 

@@ -5,7 +5,6 @@ import os
 import threading
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from celery.exceptions import Reject
@@ -16,18 +15,19 @@ from django.utils import timezone
 from runapp import services, tasks
 from runapp.models import SubmissionFold
 from runapp.services import results
-from runner import config, payloads
+from runner import config, payloads, plainfile
 from tests.app.helpers import failure, finish, fold, heard, predictions, progress, result, stored
 
 pytestmark = pytest.mark.embedded
 
 
 def large(rows: int = 200_000) -> str:
-    """Predictions past what a message carries, as a runner packs them: on the shared disk."""
+    """Predictions of the first fold past what a message carries, as a runner packs them: on the shared disk."""
     import numpy as np
 
     numbers = np.random.default_rng(rows).random(rows)
-    text = payloads.pack(numbers, f"{rows}.test_predictions")
+    task_id = SubmissionFold.objects.order_by("pk").values_list("task_id", flat=True).first()
+    text = payloads.pack(numbers, f"{task_id}.test_predictions.{rows}")
     assert payloads.is_file(text)
     return text
 
@@ -97,7 +97,7 @@ def test_a_second_run_of_the_same_task_leaves_the_files_of_the_first(sent):
     assert finish(first)
     assert not finish(second)
     payloads.check(stored().test_predictions)
-    assert large_files() == {"200000.test_predictions"}
+    assert large_files() == {payloads.file_name(first["test_predictions"])}
 
 
 def test_a_late_result_is_discarded_with_its_files(api, sent):
@@ -278,14 +278,12 @@ def unreadable(monkeypatch):
     """Call it with an error: opening a large file gives it. Call what it returns, and it is readable again."""
 
     def fails(number: int):
-        patch, read = pytest.MonkeyPatch(), Path.open
+        patch = pytest.MonkeyPatch()
 
-        def opened(path, *how, **more):
-            if path.parent == config.dir_large():
-                raise OSError(number, os.strerror(number))
-            return read(path, *how, **more)
+        def fail(*_):
+            raise OSError(number, os.strerror(number))
 
-        patch.setattr(Path, "open", opened)
+        patch.setattr(plainfile, "read", fail)
         patches.append(patch)
         return patch.undo
 

@@ -6,6 +6,7 @@ import pytest
 
 from runapp import services
 from runapp.models import Call, RawData, SubmissionFold
+from runner.jobs import version_name
 from tests.app.helpers import data_set, finish, finish_split, fold, indices, new_fold, result, split_result
 
 pytestmark = pytest.mark.embedded
@@ -51,9 +52,9 @@ def test_it_makes_the_new_version_the_one_that_folds_use(api, raw):
 
     raw.refresh_from_db()
     assert (raw.split_state, raw.n_train, raw.n_test) == ("DONE", 9, 3)
-    assert os.readlink(raw.root / "current") == task_id
+    assert os.readlink(raw.root / "current") == version_name(task_id)
     [record] = api.get("rawdata/").body
-    assert record["files_path"] == str(raw.root / task_id)
+    assert record["files_path"] == str(raw.root / version_name(task_id))
     assert (record["split_state"], record["n_train"], record["n_test"]) == ("DONE", 9, 3)
 
 
@@ -232,7 +233,7 @@ def test_splitting_again_leaves_what_ran_before_alone(api, iris):
     finish_split(iris)
 
     assert SubmissionFold.objects.get().state == "TESTED"
-    assert os.readlink(iris.root / "current") == task_id
+    assert os.readlink(iris.root / "current") == version_name(task_id)
     # A fold that runs may still read the version before.
     assert os.path.exists(first)
 
@@ -243,7 +244,7 @@ def test_old_versions_do_not_pile_up(api, iris):
         finish_split(iris)
     iris.refresh_from_db()
     versions = {path.name for path in iris.root.iterdir()}
-    assert versions >= {"raw", "current", iris.split_task_id}
+    assert versions >= {"raw", "current", version_name(iris.split_task_id)}
     sums = {name for name in versions if name.endswith(".sha256")}
     assert len(versions - sums) <= 4
     assert {name.removesuffix(".sha256") for name in sums} <= versions - sums
@@ -253,7 +254,7 @@ def test_the_late_result_of_a_superseded_split_is_discarded(api, raw, queues):
     ask(api, raw)
     late = split_result(raw, (5, 5))
     task_id = ask(api, raw).body["task_id"]
-    (raw.root / late["task_id"]).mkdir()
+    (raw.root / version_name(late["task_id"])).mkdir()
     api.new_fold(raw)
     queues.purge()
 
@@ -261,9 +262,33 @@ def test_the_late_result_of_a_superseded_split_is_discarded(api, raw, queues):
 
     raw.refresh_from_db()
     assert (raw.split_state, raw.split_task_id, raw.n_train) == ("QUEUED", task_id, None)
-    assert not (raw.root / late["task_id"]).exists()
+    assert not (raw.root / version_name(late["task_id"])).exists()
     assert not (raw.root / "current").exists()
     assert queues.folds() == []
+
+
+def test_a_late_result_takes_no_version_away_that_is_in_use(api, iris):
+    late = split_result(iris)
+    ask(api, iris)
+    assert not services.finish_split(late)
+    assert os.path.exists(iris.files_path)
+
+
+def test_nothing_is_removed_behind_a_data_set_that_is_a_link(api, iris, tmp_path):
+    """A runner may write to the share, and so make one of its folder."""
+    ask(api, iris)
+    late = split_result(iris)
+    ask(api, iris)
+    elsewhere = tmp_path / "elsewhere"
+    iris.root.rename(tmp_path / "away")
+    (elsewhere / version_name(late["task_id"])).mkdir(parents=True)
+    (elsewhere / "precious").mkdir()
+    iris.root.symlink_to(elsewhere)
+    before = {path.name for path in elsewhere.iterdir()}
+    assert not services.finish_split(late)
+    with pytest.raises(OSError):
+        services.finish_split(split_result(iris))
+    assert {path.name for path in elsewhere.iterdir()} == before
 
 
 def test_the_late_failure_of_a_superseded_split_is_discarded(api, raw):
@@ -288,7 +313,7 @@ def test_a_result_that_is_delivered_twice_is_taken_once(api, raw, queues):
     assert not services.finish_split(message)
 
     assert queues.folds() == [1]
-    assert (raw.root / message["task_id"]).is_dir()
+    assert (raw.root / version_name(message["task_id"])).is_dir()
 
 
 def test_the_result_for_a_deleted_data_set_is_discarded(api, raw):
@@ -336,6 +361,6 @@ def test_a_runner_that_does_not_name_itself_is_understood(api, raw):
     api.post("rawdata/split/", {"raw_data_id": raw.pk, "held_out_test": 0.25})
     message = split_result(raw)
     del message["runner"]
-    (raw.root / message["task_id"]).mkdir()
+    (raw.root / version_name(message["task_id"])).mkdir()
     assert services.finish_split(message)
     assert api.get("rawdata/").body[0]["split_runner"] == ""

@@ -6,6 +6,7 @@ import pytest
 
 from runapp import tasks
 from runapp.models import RawData, Runner
+from runner.jobs import version_name
 from tests.app.helpers import committed, stored
 from tests.messages import UNKNOWN, check, recorded
 
@@ -45,7 +46,7 @@ def test_it_takes_in_how_far_a_fold_is(sent, more):
 def test_it_takes_in_a_split(iris, kind, more):
     message = recorded(kind) | {"raw_data_id": iris.pk}
     split_again(iris, message["task_id"])
-    (iris.root / message["task_id"]).mkdir()
+    (iris.root / version_name(message["task_id"])).mkdir()
     with committed():
         tasks.save_split(message | more)
     iris.refresh_from_db()

@@ -15,12 +15,13 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from runner import config, copies, intake, payloads, revoked, spool, tasks
-from runner.jobs import Failure, Outcome, Reason
+from runner.jobs import Failure, Outcome, Reason, version_name
 from test_files.kits import DIGITS, IRIS
 from tests import reference
 from tests.runner.helpers import split_job, wait_until
 
 TASK_ID = "0b7e6c1a-task"
+FIRST, SECOND = version_name("version-1"), version_name("version-2")
 
 SEND = tasks._send
 
@@ -126,7 +127,7 @@ def use(share, version):
 @pytest.fixture
 def split(share, real, sent):
     run(tasks.prepare_data, split_message(), "version-1")
-    use(share, "version-1")
+    use(share, FIRST)
     sent.clear()
 
 
@@ -140,7 +141,7 @@ def test_a_split_reports_its_rows(share, sent, real):
     assert name == "runapp.tasks.save_split"
     assert message.pop("runner")
     assert message == {"raw_data_id": 3, "task_id": TASK_ID, "rows": [120, 30], "reason": None, "log": ""}
-    assert {path.name for path in (share / "data" / "birds" / TASK_ID).iterdir()} == {
+    assert {path.name for path in (share / "data" / "birds" / version_name(TASK_ID)).iterdir()} == {
         "iris.csv",
         "train.csv",
         "test.csv",
@@ -231,7 +232,7 @@ def test_the_job_is_what_the_message_says(share, split, sent, fake):
     fake(lambda job, on_stage: jobs.append(job) or Outcome())
     run(tasks.train_test_submission_fold, fold_message(np.array([4, 2]), highest_test_row=7))
     [job] = jobs
-    assert job.data.folder == share / "data" / "birds" / "version-1"
+    assert job.data.folder == share / "data" / "birds" / FIRST
     assert (job.data.target_column, job.data.custom) == ("species", False)
     assert job.data.workflow_elements == ("feature_extractor", "classifier", "calibrator")
     assert job.submission == share / "submission" / "sub"
@@ -241,19 +242,19 @@ def test_the_job_is_what_the_message_says(share, split, sent, fake):
 
 
 def test_a_fold_keeps_the_split_that_it_started_with(share, split, sent, fake):
-    (share / "data" / "birds" / "version-2").mkdir()
+    (share / "data" / "birds" / SECOND).mkdir()
     jobs = []
 
     def split_again(job, on_stage):
         (share / "data" / "birds" / "current").unlink(missing_ok=True)
-        use(share, "version-2")
+        use(share, SECOND)
         jobs.append(job)
         return Outcome()
 
     fake(split_again)
     run(tasks.train_test_submission_fold, fold_message())
     run(tasks.train_test_submission_fold, fold_message())
-    assert [job.data.folder.name for job in jobs] == ["version-1", "version-2"]
+    assert [job.data.folder.name for job in jobs] == [FIRST, SECOND]
 
 
 def test_many_indices_and_predictions_travel_over_the_shared_disk(share, split, sent, fake):
@@ -288,12 +289,12 @@ def test_folds_use_the_local_copy_of_the_version(local, share, split, sent, fake
     jobs = []
     fake(lambda job, on_stage: jobs.append(job) or Outcome("TESTED"))
     run(tasks.train_test_submission_fold, fold_message())
-    assert [job.data.folder for job in jobs] == [local / "birds" / "version-1"]
+    assert [job.data.folder for job in jobs] == [local / "birds" / FIRST]
     assert (jobs[0].data.folder / "train.csv").exists()
 
 
 def test_a_damaged_data_set_is_the_infrastructures_fault(local, share, split, sent, fake):
-    (share / "data" / "birds" / "version-1" / "train.csv").write_text("other")
+    (share / "data" / "birds" / FIRST / "train.csv").write_text("other")
     fake(lambda job, on_stage: pytest.fail("nothing can be run"))
     run(tasks.train_test_submission_fold, fold_message())
     assert sent[-1][1]["error_reason"] == "infrastructure"
@@ -301,7 +302,7 @@ def test_a_damaged_data_set_is_the_infrastructures_fault(local, share, split, se
 
 
 def test_a_split_leaves_the_sums_beside_the_version(share, split):
-    subprocess.run(["sha256sum", "--strict", "-c", "version-1.sha256"], cwd=share / "data" / "birds", check=True)
+    subprocess.run(["sha256sum", "--strict", "-c", f"{FIRST}.sha256"], cwd=share / "data" / "birds", check=True)
 
 
 def test_predictions_for_no_rows_are_sent(share, split, sent, fake):
@@ -314,7 +315,7 @@ def test_predictions_for_no_rows_are_sent(share, split, sent, fake):
 
 
 @pytest.mark.parametrize(
-    "gone", ["data", "data/birds", "data/birds/current", "data/birds/version-1", "submission", "submission/sub"]
+    "gone", ["data", "data/birds", "data/birds/current", f"data/birds/{FIRST}", "submission", "submission/sub"]
 )
 def test_a_fold_without_the_share_is_the_infrastructures_fault(gone, share, split, sent, fake):
     message = fold_message()

@@ -5,6 +5,7 @@ from runapp.services.data_sets import ask_for_split, create_raw_data, finish_spl
 from runapp.services.ending import RETRY_AFTER, wait_for_end
 from runapp.services.fetching import Fetch, Shown
 from runapp.services.folds import create_folds
+from runapp.services.holders import Elsewhere, check_holder
 from runapp.services.mending import PATIENCE, mend, requeue_all, send_anew
 from runapp.services.queueing import QueueError, declare_queues, publish_split
 from runapp.services.restoring import restored
@@ -14,12 +15,14 @@ from runapp.services.waiting import explain
 
 __all__ = [
     "PATIENCE",
+    "Elsewhere",
     "Fetch",
     "RETRY_AFTER",
     "QueueError",
     "Shown",
     "advance",
     "ask_for_split",
+    "check_holder",
     "create_folds",
     "create_raw_data",
     "declare_queues",

@@ -1,6 +1,7 @@
 """Data sets: stored, split, and what becomes of the folds that waited for the split."""
 
 import logging
+import os
 import shutil
 import uuid
 from contextlib import suppress
@@ -17,8 +18,8 @@ from runapp import storage
 from runapp.models import Call, RawData, SubmissionFold
 from runapp.services.pressure import check_bytes, check_space, storing
 from runapp.services.queueing import open_folds, publish, publish_split
-from runner import revoked
-from runner.jobs import Reason
+from runner import plainfile, revoked
+from runner.jobs import Reason, version_name
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def create_raw_data(data: dict[str, Any], user: Any) -> RawData:
     )
     check_space((settings.DIR_DATA,))
     with storing(), storage.staged(settings.DIR_DATA) as stage:
-        storage.save_files(stage / "raw", data)
+        storage.save_files(stage / "raw", data, root=settings.DIR_DATA)
         try:
             with transaction.atomic():
                 raw_data.save(force_insert=True)
@@ -81,7 +82,7 @@ def finish_split(result: dict[str, Any]) -> bool:
     if result["reason"] == Reason.INFRASTRUCTURE and raw_data.try_split_again(task_id):
         publish_split(raw_data.pk)
         return True
-    version = raw_data.root / task_id
+    version = raw_data.root / version_name(task_id)
     changes: dict[str, Any]
     if not rows:
         changes = {
@@ -102,14 +103,16 @@ def finish_split(result: dict[str, Any]) -> bool:
     with transaction.atomic():
         accepted = raw_data.finish_split(task_id, **changes)
         if accepted and rows:
-            storage.point(raw_data.root / "current", task_id)
+            storage.point(raw_data.root / "current", version.name)
     if not accepted:
-        if RawData.objects.filter(pk=raw_data.pk).exclude(split_task_id=task_id).exists():
-            _remove_version(version)
+        others = RawData.objects.filter(pk=raw_data.pk).exclude(split_task_id=task_id)
+        if others.exclude(files_path=str(version)).exists():
+            with suppress(OSError), plainfile.folder(raw_data.root) as root:
+                _remove_version(root, version.name)
         return False
     waiting = open_folds().filter(databoard_s__raw_data=raw_data, queued_at=None)
     if rows:
-        _remove_old_versions(raw_data, keep={"raw", "current", task_id, Path(raw_data.files_path).name})
+        _remove_old_versions(raw_data, keep={"raw", "current", version.name, Path(raw_data.files_path).name})
         publish(waiting.iterator(chunk_size=100))
     else:
         _end(waiting, raw_data, changes["split_reason"], changes["split_log"])
@@ -165,14 +168,15 @@ def give_up_split(raw_data: RawData) -> bool:
 
 def _remove_old_versions(raw_data: RawData, keep: set[str]) -> None:
     """Folds that run use the version before the last at the oldest: they read it when they start."""
-    for path in raw_data.root.iterdir():
-        if path.name.removesuffix(".sha256") not in keep:
-            _remove_version(path)
+    with suppress(OSError), plainfile.folder(raw_data.root) as root:
+        for name in os.listdir(root):
+            if name.removesuffix(".sha256") not in keep:
+                _remove_version(root, name)
 
 
-def _remove_version(version: Path) -> None:
-    """A version, or what lies beside one, and the sums of its files."""
-    shutil.rmtree(version, ignore_errors=True)
-    for file in (version, version.with_name(f"{version.name}.sha256")):
+def _remove_version(root: int, name: str) -> None:
+    """A version, or what lies beside one, and the sums of its files. root: the descriptor of its data set's folder."""
+    shutil.rmtree(name, ignore_errors=True, dir_fd=root)
+    for file in (name, f"{name}.sha256"):
         with suppress(OSError):
-            file.unlink()
+            os.unlink(file, dir_fd=root)

@@ -1,5 +1,6 @@
 """Folds and submissions: accepted together or refused together."""
 
+import secrets
 import uuid
 from contextlib import suppress
 from hmac import compare_digest
@@ -197,7 +198,8 @@ def _new_fold(
     task_id = str(uuid.uuid4())
     indices = {}
     for name in ("train_is", "test_is"):
-        indices[name] = payloads.keep(storage.cut(item[name]), f"{task_id}.{name}")
+        # Not named after the task: all runners can see the name, and the task's id is for the one that gets it.
+        indices[name] = payloads.keep(storage.cut(item[name]), f"{secrets.token_hex(16)}.{name}")
         written.append(indices[name])
     return SubmissionFold(
         databoard_sf_id=key,

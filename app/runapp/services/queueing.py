@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 
 from runapp.models import RawData, SubmissionFold
 from runapp.services.confirms import together
-from runner import config
+from runner import config, control
 from runner.elements import parse_elements
 
 log = logging.getLogger(__name__)
@@ -137,13 +137,15 @@ def declare_queues() -> list[str]:
     connection: Any
     with current_app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1)
-        for queue in current_app.conf.task_queues:
+        queues = current_app.conf.task_queues
+        for entity in [*control.exchanges(current_app), *(one for queue in queues for one in (queue.exchange, queue))]:
             try:
-                made += [entity.name for entity in (queue.exchange, queue) if not _exists(connection, entity)]
-                queue(connection.default_channel).declare()
+                if not _exists(connection, entity):
+                    made.append(entity.name)
+                entity(connection.default_channel).declare()
             except PreconditionFailed as error:
                 raise QueueError(
-                    f"{queue.name} is there with other properties ({error.reply_text}): "
+                    f"{entity.name} is there with other properties ({error.reply_text}): "
                     "delete it while it is empty, and run this again"
                 ) from None
     return list(dict.fromkeys(made))

@@ -76,16 +76,18 @@ def finish(message: dict[str, Any]) -> bool:
         log.info("fold %s: the result of task %s is not awaited", pk, task_id)
     if failed or not accepted:
         # The same message delivered twice names the files that the fold now has.
-        kept = SubmissionFold.objects.filter(pk=pk).values_list(*PAYLOADS).first() or ()
-        sent = [message[name] for name in PAYLOADS if name in message]
-        storage.delete_payloads([text for text in sent if text not in kept])
+        kept = {
+            payloads.file_name(text)
+            for text in SubmissionFold.objects.filter(pk=pk).values_list(*PAYLOADS).first() or ()
+        }
+        storage.delete_payloads([text for text in _files(message) if payloads.file_name(text) not in kept])
     return accepted
 
 
 def finish_many(messages: list[dict[str, Any]]) -> list[bool]:
     """Take in results in one transaction, those that are awaited verdicts; the others are left for `finish`.
 
-    Returns which were taken in. An exception means none.
+    So are those of a fold that another runner has announced. Returns which were taken in. An exception means none.
     """
     for message in messages:  # side by side: a disk that hangs costs the batch READ_SECONDS once
         for text in _files(message):
@@ -100,7 +102,7 @@ def finish_many(messages: list[dict[str, Any]]) -> list[bool]:
             pk in free
             and changes is not None
             and changes["error_reason"] != Reason.INFRASTRUCTURE
-            and SubmissionFold.awaited(pk, task_id).update(**changes) == 1
+            and SubmissionFold.awaited(pk, task_id).filter(runner__in=("", changes["runner"])).update(**changes) == 1
             for pk, task_id, changes in verdicts
         ]
         Call.record(folds.filter(pk__in=[pk for (pk, _, _), ended in zip(verdicts, taken, strict=True) if ended]))
@@ -143,7 +145,7 @@ def _changes(message: dict[str, Any]) -> dict[str, Any]:
 
 def _files(message: dict[str, Any]) -> list[str]:
     """The payload files that a result names."""
-    texts = [message.get(name, "") for name in PAYLOADS]
+    texts = [message.get(name, "") for name in PREDICTIONS]
     return [text for text in texts if payloads.is_file(text)]
 
 
