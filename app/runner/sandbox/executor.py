@@ -7,9 +7,9 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -219,8 +219,11 @@ class Executor:
 
     def _split(self, slot: Slot, job: SplitJob, outcome: Outcome) -> None:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=job.target.parent, prefix=f".{job.target.name}-") as name:
-            folder = Path(name) / "data"
+        # Not tempfile's, which is its owner's alone: the master removes what a killed runner left.
+        stage = job.target.with_name(f".{job.target.name}-{secrets.token_hex(4)}")
+        stage.mkdir()
+        try:
+            folder = stage / "data"
             copy_files(job.source, folder)
             _give(folder, self._user)
             options: dict[str, Any] = {"task": "split", "name": job.name, "target_column": job.target_column}
@@ -239,6 +242,8 @@ class Executor:
                 _take_back(folder)
                 if not job.target.exists():  # the message may come twice
                     folder.rename(job.target)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
     # Slots
 
@@ -308,12 +313,15 @@ def _give(folder: Path, user: launch.User | None) -> None:
 
 
 def _take_back(folder: Path) -> None:
-    """Owned and readable as the runner's other files; plain files and folders alone, for later readers' sake."""
+    """Owned as the runner's other files, and open to whoever may use the folder around; no links, pipes or devices."""
+    around = folder.parent.stat().st_mode & 0o777
     for path in (folder, *folder.rglob("*")):
         mode = path.lstat().st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             if os.geteuid() == 0:
                 os.chown(path, 0, 0, follow_symlinks=False)
-            path.chmod(0o755 if stat.S_ISDIR(mode) else 0o644)
+            wanted, unwanted = (around, 0) if stat.S_ISDIR(mode) else (around & 0o666, stat.S_ISUID | stat.S_ISGID)
+            if mode & (wanted | unwanted) != wanted:  # a share may show all as another's, who alone may change modes
+                path.chmod(wanted)
         else:
             path.unlink()
