@@ -9,6 +9,11 @@ ACTIVE := PATH=$(CURDIR)/$(BIN):$$PATH
 PIP_INDEX = $(BIN)/pip config list | sed -n "s/^[^ =]*\.index-url='\(.*\)'$$/UV_DEFAULT_INDEX=\1/p" | tail -n 1
 UV_SETTINGS = $$($(PIP_INDEX)) UV_SYSTEM_CERTS=1
 UV = env $(UV_SETTINGS) $(BIN)/uv pip
+COMPILE = $(UV) compile --quiet --universal --fork-strategy fewest --python-version 3.11 --no-annotate --no-emit-index-url \
+	--no-header pyproject.toml
+
+# What a master has beside what a runner has; the acceptance is a client.
+MASTER := master client flower
 
 # What a person types who uses datarun; the other targets are for work on it.
 TO_USE := demo serve test setup cluster cluster-down clean help
@@ -93,11 +98,12 @@ cluster-down: $(VENV)/.cluster  ## remove the test hosts; their images stay (mol
 bench: packages $(VENV)/.test  ## measure, each figure beside its bound
 	@$(BIN)/python -m bench $(ARGS)
 
-pins: $(VENV)/.python  ## write requirements.txt anew, with the newest versions
+pins: $(VENV)/.python  ## write requirements.txt anew, with the newest versions, and with hashes what the roles install
 	@head -n 3 requirements.txt >$(VENV)/header
-	@$(UV) compile --quiet --universal --fork-strategy fewest --python-version 3.11 --all-extras \
-		--no-annotate --no-emit-index-url --no-header --output-file $(VENV)/pins pyproject.toml
+	@$(COMPILE) --all-extras --output-file $(VENV)/pins
 	@cat $(VENV)/header $(VENV)/pins >requirements.txt && rm $(VENV)/header $(VENV)/pins
+	@$(COMPILE) -c requirements.txt --generate-hashes --output-file requirements/runner.txt
+	@$(COMPILE) -c requirements.txt --generate-hashes --output-file requirements/master.txt $(MASTER:%=--extra %)
 
 clean:  ## remove what make made; the data of `make serve` stays
 	@rm -rf $(VENV) build dist app/*.egg-info .*_cache .hypothesis

@@ -78,7 +78,7 @@ EVERYWHERE = {
             echo "==> $file"; cat "$file"
         done""",
     "files": """
-        ls -la /etc/datarun /opt/datarun /var/lib/datarun/spool
+        ls -la /etc/datarun /opt/datarun /var/lib/datarun-runner/spool
         journalctl --disk-usage; du -sh /var/cache/datarun /var/log/*""",
     "journal-datarun": f"{LOGGED} --unit 'datarun*'",
     "journal-warnings": f"{LOGGED} --priority warning",

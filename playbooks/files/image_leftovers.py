@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 # Not apt's lists: Ansible takes empty ones for fresh, for a day.
 GONE = """
-/etc/nftables.conf /etc/nginx/conf.d/datarun.conf
+/etc/nftables.conf /etc/nginx/conf.d/datarun*.conf
 /etc/systemd/system/datarun-* /etc/systemd/system/*/datarun-* /var/lib/datarun-*
 /etc/rabbitmq/tls /etc/rabbitmq/definitions.json /etc/redis/tls /etc/redis/users.acl
 /etc/postgresql/*/main /var/lib/postgresql/*/main /var/lib/postgresql/.[!.]*

@@ -35,7 +35,7 @@ HOST = {
     "opt/datarun/runner/.wheel": "stamp",
     "root/.ansible/tmp/ansible-tmp-1/source": SECRET,
     "srv/copies/.hidden": "rows",
-    "var/lib/datarun/spool/1/task.result": "{}",
+    "var/lib/datarun-runner/spool/1/task.result": "{}",
     "var/lib/redis/dump.rdb": "",
     "var/log/journal/0123456789abcdef/system.journal": "",
     "var/log/redis/redis-server.log": "",

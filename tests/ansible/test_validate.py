@@ -23,6 +23,7 @@ VARIABLES = {
     "vault_redis_password": "p3",
     "vault_master_admin_password": "p4",
     "vault_master_secret_key": "p5",
+    "vault_master_flower_password": "p8",
     "vault_runner_secret": "p6",
     "vault_backup_password": "p7",
     "vault_sciencefs_private_key": "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n",
@@ -170,6 +171,7 @@ def test_all_missing_variables_of_the_master_are_asked_for_by_name(cluster):
         "vault_master_admin_password (was USER_PSWD)",
         "vault_postgresql_password (was DR_DATABASE_PASSWORD)",
         "vault_master_secret_key",
+        "vault_master_flower_password",
         "vault_rabbitmq_password",
         "vault_redis_password",
     ):

@@ -19,7 +19,7 @@ SHORT, LONG = 10.0, 180.0
 """Seconds that something is away. LONG is longer than every time-out: RabbitMQ's heartbeat (60 s, missed twice), and
 the time after which the periodic task gives a fold of this cluster to another runner (35 + 60 + 30 s)."""
 
-SPOOL = "/var/lib/datarun/spool"
+SPOOL = "/var/lib/datarun-runner/spool"
 FILL = "cat /dev/zero >full 2>/dev/null || true"
 """Until nothing is left, whatever is written meanwhile."""
 

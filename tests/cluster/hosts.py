@@ -42,7 +42,7 @@ ASKED = """
 group_names runner_concurrency runner_queues runner_hard_time_limit runner_soft_time_limit runner_venv
 cluster_address cluster_master_address cluster_runner_password cluster_mount_point cluster_share_marker
 rabbitmq_vhost rabbitmq_user rabbitmq_password redis_password postgresql_password
-master_admin_login master_admin_password master_secret_key sciencefs_type
+master_admin_login master_admin_password master_flower_password master_secret_key sciencefs_type
 """
 VAULT = "{{ dict(q('varnames', '^vault_') | zip(q('vars', *q('varnames', '^vault_')))) }}"
 
@@ -180,13 +180,17 @@ def _tail(printed: bytes) -> str:
     return printed.decode(errors="replace")[-3000:]
 
 
+USERS = {"master": "datarun", "runner": "datarun-runner"}
+"""Whose services run as whom."""
+
+
 def as_datarun(part: str, python: str, *arguments: str) -> str:
-    """A script for `run`: Python in the environment of the master or of a runner, as the user datarun."""
+    """A script for `run`: Python in the environment of the master or of a runner, as its user."""
     interpreter = f"/opt/datarun/{part}/bin/python - {shlex.join(arguments)}"
     return f"""
 set -a; . /etc/datarun/{part}.env; set +a
-cd /var/lib/datarun
-exec setpriv --reuid datarun --regid datarun --init-groups {interpreter} <<'END_OF_PYTHON'
+cd /var/lib/{USERS[part]}
+exec setpriv --reuid {USERS[part]} --regid {USERS[part]} --init-groups {interpreter} <<'END_OF_PYTHON'
 {python}
 END_OF_PYTHON
 """

@@ -123,7 +123,7 @@ TELLING = {
     f"{FIRST}/share.txt": "/mnt/datarun",
     f"{FIRST}/network.txt": ":22",
     f"{FIRST}/system.txt": "Debian",
-    f"{FIRST}/files.txt": "/var/lib/datarun/spool",
+    f"{FIRST}/files.txt": "/var/lib/datarun-runner/spool",
     f"{FIRST}/processes.txt": "celery",
     f"{MASTER}/units.txt": "datarun-results.service",
     f"{MASTER}/journal-datarun.txt": "datarun-results",

@@ -1,7 +1,10 @@
 """What a runner may do with its credentials, tried from the runner itself, and what the master gives to strangers."""
 
+import base64
 import functools
+import hashlib
 import json
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -11,6 +14,7 @@ import requests
 
 from tests.cluster.conftest import Organiser, url
 from tests.cluster.hosts import MASTER, RUNNERS, VARIABLES, as_datarun, run
+from tests.e2e.live import until
 
 # What a runner tries (as_runner.py), and what must come of it.
 EXPECTED = {
@@ -120,12 +124,70 @@ def test_without_tls_a_client_is_sent_to_the_encrypted_address(path: str) -> Non
     assert (answer.status_code, answer.headers["Location"]) == (301, url() + path)
 
 
-@pytest.mark.parametrize("path", ["runapp/rawdata/", "flower/", "flower/api/workers"])
+def answer(path: str, *who: str) -> int:
+    """With flower's slowdown of guesses waited for."""
+    codes = [429]
+
+    def told() -> bool:
+        codes.append(requests.get(url() + path, auth=who or None, timeout=30).status_code)
+        return codes[-1] != 429
+
+    until(told, 60, "an answer other than 429")
+    return codes[-1]
+
+
+@pytest.mark.parametrize(
+    "path", ["runapp/rawdata/", "flower/", "flower/api/workers", "flower/metrics", "flower/healthcheck"]
+)
 def test_strangers_are_refused(path: str, api: Organiser) -> None:
-    assert requests.get(url() + path, timeout=30).status_code in (401, 403)
-    assert requests.get(url() + path, auth=(api.who[1], "wrong"), timeout=30).status_code in (401, 403)
+    assert answer(path) in (401, 403)
+    assert answer(path, api.who[1], "wrong") in (401, 403)
 
 
-@pytest.mark.parametrize("path", ["runapp/rawdata/", "flower/"])
-def test_the_organiser_is_let_in(path: str, api: Organiser) -> None:
-    assert requests.get(url() + path, auth=api.who[1:], timeout=30).status_code == 200
+def test_the_organiser_is_let_in(api: Organiser) -> None:
+    assert answer("runapp/rawdata/", *api.who[1:]) == 200
+
+
+def test_flower_has_a_password_of_its_own(api: Organiser) -> None:
+    flower = api.who[1], VARIABLES[MASTER]["master_flower_password"]
+    for path in ("flower/", "flower/metrics", "flower/api/workers", "flower/static/js/flower.js"):
+        assert answer(path, *flower) == 200
+    assert answer("flower/", *api.who[1:]) == 401
+    assert answer("runapp/rawdata/", *flower) == 401
+
+
+GUESS = """
+import base64, json, ssl, urllib.error, urllib.request
+
+def code(password):
+    request = urllib.request.Request("{url}flower/")
+    if password:
+        request.add_header("Authorization", "Basic " + base64.b64encode(("{login}:" + password).encode()).decode())
+    try:
+        return urllib.request.urlopen(request, context=context).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+context = ssl.create_default_context(cafile="/etc/datarun/ca.pem")
+guessed = [code("guess %d" % number) for number in range(100)]
+print(json.dumps([sorted(set(guessed)), code("{password}"), code("")]))
+"""
+
+
+def test_guessing_flowers_password_is_slow_and_locks_nobody_out(api: Organiser) -> None:
+    """From a runner, as the limit is one for each address."""
+    script = GUESS.replace("{url}", url()).replace("{login}", api.who[1])
+    script = script.replace("{password}", VARIABLES[MASTER]["master_flower_password"])
+    guessed, right, none = json.loads(run(RUNNERS[0], f"/usr/bin/python3 - <<'END'\n{script}\nEND"))
+    assert set(guessed) <= {401, 429} and 429 in guessed
+    assert right == 200
+    assert none in (401, 429)
+
+
+def test_a_page_of_flower_runs_no_script_that_a_runner_may_have_put_there(api: Organiser) -> None:
+    flower = api.who[1], VARIABLES[MASTER]["master_flower_password"]
+    page = requests.get(url() + "flower/", auth=flower, timeout=30)
+    policy = dict(part.split(maxsplit=1) for part in page.headers["Content-Security-Policy"].split("; "))
+    scripts = re.findall(r"<script[^>]*>([^<]+)</script>", page.text)
+    hashes = {base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts}
+    assert set(policy["script-src"].split()) == {"'self'", *(f"'sha256-{digest}'" for digest in hashes)}

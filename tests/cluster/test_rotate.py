@@ -129,17 +129,18 @@ def let_in(host: str, given: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def assert_in_use(before: dict[str, dict[str, str]], old: str, new: str) -> None:
-    """before: what each host used until then; old, new: the first user's passwords."""
+def assert_in_use(before: dict[str, dict[str, str]], old: dict[str, str], new: dict[str, str]) -> None:
+    """before: what each host used until then; old, new: the vault."""
     for host, given in before.items():
         assert set(let_in(host, used(host)).values()) == {"let in"}
         refused = let_in(host, given)
         assert "AccessRefused" in refused["broker"]
         assert "AuthenticationError" in refused["cache"]
         assert "password authentication failed" in refused.get("database", "password authentication failed")
-    for path in ("runapp/rawdata/", "flower/"):
-        assert requests.get(url() + path, auth=(LOGIN, new), timeout=30).status_code == 200
-        assert requests.get(url() + path, auth=(LOGIN, old), timeout=30).status_code == 401
+    for path, name in (("runapp/rawdata/", "admin"), ("flower/", "flower")):
+        for vault, code in ((new, 200), (old, 401)):
+            who = LOGIN, vault[f"vault_master_{name}_password"]
+            assert requests.get(url() + path, auth=who, timeout=30).status_code == code
 
 
 def assert_site_changes_nothing(inventory: Inventory) -> None:
@@ -175,7 +176,7 @@ def test_all_secrets_change_under_load_and_the_old_ones_are_refused(
     vault.save(changed(VAULT) | {KEY: new_key})
     with under_load(load, "secrets rotated"):
         vault.inventory.play(PLAYBOOK)
-    assert_in_use(before, VAULT["vault_master_admin_password"], vault.values["vault_master_admin_password"])
+    assert_in_use(before, VAULT, vault.values)
     assert_site_changes_nothing(vault.inventory)
     assert_the_share_comes_back_with_its_new_key()
 
@@ -193,13 +194,13 @@ def assert_the_share_comes_back_with_its_new_key() -> None:
 
 def test_a_rotation_that_was_broken_off_goes_on(vault: Vault, load: Load, new_key: str) -> None:
     """Back to what the vault said at first."""
-    before, old = {host: used(host) for host in (MASTER, *RUNNERS)}, vault.values["vault_master_admin_password"]
+    before, old = {host: used(host) for host in (MASTER, *RUNNERS)}, vault.values
     vault.save(VAULT)
     with under_load(load, "secrets rotated, broken off twice"):
         vault.inventory.break_off(PLAYBOOK, at="Have the API read its secrets while it goes on answering")
         vault.inventory.break_off(PLAYBOOK, at="Start the runner")
         vault.inventory.play(PLAYBOOK)
-    assert_in_use(before, old, VAULT["vault_master_admin_password"])
+    assert_in_use(before, old, VAULT)
     assert_site_changes_nothing(vault.inventory)
 
 

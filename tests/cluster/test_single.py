@@ -100,7 +100,7 @@ def test_a_second_run_changes_nothing(first: Recap) -> None:
 
 def test_secrets_are_for_their_user_alone(first: Recap) -> None:
     modes = ssh("cd datarun/inventories/single; stat --format '%a %U' .secrets .secrets/*").splitlines()
-    assert modes == ["700 debian"] + ["600 debian"] * 7
+    assert modes == ["700 debian"] + ["600 debian"] * 8
 
 
 def test_it_is_reached_by_ssh_and_https_alone(first: Recap) -> None:

@@ -1,12 +1,13 @@
 """What runs on each host, as whom, from which files; the share; the broker's queues and policies."""
 
 import json
+import re
 import time
 from typing import Any
 
 import pytest
 
-from tests.cluster.hosts import CLUSTER, MASTER, RUNNERS, VARIABLES, host, run
+from tests.cluster.hosts import CLUSTER, MASTER, RUNNERS, USERS, VARIABLES, as_datarun, host, run
 
 SERVICES = [
     *((MASTER, unit) for unit in ("datarun-web", "datarun-results", "datarun-flower", "nginx")),
@@ -49,7 +50,13 @@ def test_a_runner_is_told_to_finish_its_folds_before_it_ends(name: str) -> None:
     seconds = VARIABLES[name]["runner_hard_time_limit"] + 60
     # systemd shows times for people: 2min
     shown = run(name, f"systemd-analyze timespan {seconds}s | sed -n 's/ *Human: //p'").strip()
-    wanted = {"Delegate": "yes", "KillMode": "mixed", "User": "datarun", "TimeoutStopUSec": shown, "Restart": "always"}
+    wanted = {
+        "Delegate": "yes",
+        "KillMode": "mixed",
+        "User": "datarun-runner",
+        "TimeoutStopUSec": shown,
+        "Restart": "always",
+    }
     assert {key: unit[key] for key in wanted} == wanted
 
 
@@ -67,16 +74,72 @@ def test_a_runner_works_as_the_inventory_says(name: str) -> None:
 def test_no_service_of_datarun_runs_as_root(name: str) -> None:
     units = run(name, "systemctl list-units --plain --no-legend --type=service 'datarun*' | cut -d' ' -f1").split()
     assert units
-    assert {unit: properties(name, unit)["User"] for unit in units} == dict.fromkeys(units, "datarun")
+    assert {unit: properties(name, unit)["User"] for unit in units} == {
+        unit: USERS["runner" if unit == "datarun-runner.service" else "master"] for unit in units
+    }
+
+
+EXPOSED = [
+    *((MASTER, f"datarun-{unit}", 3.0) for unit in ("web", "results", "flower", "backup")),
+    *((name, "datarun-runner", 3.5) for name in RUNNERS),
+]
+"""What `systemd-analyze security` says of a unit, 10 at worst, is below this. The sandbox needs more than the master."""
+
+
+@pytest.mark.parametrize(("name", "unit", "bound"), EXPOSED)
+def test_a_unit_may_do_little_more_than_its_work(name: str, unit: str, bound: float) -> None:
+    printed = run(name, f"systemd-analyze security --no-pager {unit}")
+    [exposure] = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", printed)
+    assert float(exposure) < bound, printed
 
 
 @pytest.mark.parametrize("name", CLUSTER)
-def test_secrets_belong_to_root_and_are_for_datarun_to_read(name: str) -> None:
-    folder = host(name).file("/etc/datarun/secrets")
-    assert (folder.mode, folder.user, folder.group) == (0o750, "root", "datarun")
+def test_secrets_belong_to_root_and_are_for_one_user_to_read(name: str) -> None:
     files = run(name, "find /etc/datarun/secrets -mindepth 1 -printf '%P %y %m %u:%g\\n'").splitlines()
     assert files
-    assert [line for line in files if not line.endswith(" f 640 root:datarun")] == []
+    for line in files:
+        user = USERS["runner" if line.startswith("runner_") else "master"]
+        assert line.endswith(f" f 640 root:{user}")
+
+
+@pytest.mark.parametrize(("one", "other"), [("datarun", "datarun-runner"), ("datarun-runner", "datarun")])
+@pytest.mark.parametrize("name", CLUSTER)
+def test_master_and_runner_see_nothing_of_each_other(name: str, one: str, other: str) -> None:
+    """One user's files are for itself, but for what is on the share."""
+    places = "/etc/datarun /var/lib/datarun /var/lib/datarun-runner /var/cache/datarun /run/datarun-nginx"
+    found = run(name, f"find $(ls -d {places} 2>/dev/null) '(' -user {other} -o -group {other} ')' -print")
+    assert found
+    script = 'while read -r path; do if [ -r "$path" ]; then echo "$path"; fi; done'
+    assert run(name, f"runuser -u {one} -- sh -c '{script}' <<'END'\n{found}END") == ""
+
+
+@pytest.mark.parametrize("name", CLUSTER)
+def test_the_share_is_for_master_and_runner_alone(name: str) -> None:
+    look = f"ls {MOUNT_POINT} >/dev/null 2>&1 && echo seen || echo refused"
+    for user, seen in {"nobody": "refused", **dict.fromkeys(USERS.values(), "seen")}.items():
+        assert run(name, f"runuser -u {user} -- sh -c '{look}'").strip() == seen, user
+
+
+@pytest.mark.parametrize("socket", ["web.sock", "flower.sock"])
+def test_nginx_alone_reaches_the_sockets_behind_it(socket: str) -> None:
+    path = f"/run/datarun-nginx/{socket}"
+    connect = f"import socket; socket.socket(socket.AF_UNIX).connect('{path}')"
+    run(MASTER, f'runuser -u www-data -- /usr/bin/python3 -c "{connect}"')
+    for user in ("nobody", "datarun-runner"):
+        said = run(MASTER, f'runuser -u {user} -- /usr/bin/python3 -c "{connect}" 2>&1 || true')
+        assert said.endswith("Permission denied\n")
+
+
+PACK = "import numpy as np; from runner import payloads; print(payloads.pack(np.random.rand(200_000), 'trial'))"
+UNPACK = "import sys; from runner import payloads; payloads.check(sys.argv[1]); payloads.delete(sys.argv[1])"
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_the_master_reads_and_deletes_what_a_runner_writes(name: str) -> None:
+    text = run(name, f"umask 007\n{as_datarun('runner', PACK)}").strip()
+    assert text.startswith("@")
+    run(MASTER, as_datarun("master", UNPACK, text))
+    assert run(MASTER, f"find {MOUNT_POINT} -name trial") == ""
 
 
 @pytest.mark.parametrize("name", CLUSTER)
@@ -114,7 +177,7 @@ def test_the_share_is_that_of_the_pinned_host_and_comes_back_by_itself(name: str
 @pytest.mark.parametrize("name", CLUSTER)
 def test_datarun_may_not_write_what_it_runs(name: str) -> None:
     folders = "/opt/datarun /etc/datarun /etc/systemd/system/datarun*"
-    assert run(name, f"find {folders} -not -type l '(' -user datarun -o -perm /022 ')'") == ""
+    assert run(name, f"find {folders} -not -type l '(' -user datarun -o -user datarun-runner -o -perm /022 ')'") == ""
 
 
 @pytest.mark.parametrize("name", CLUSTER)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.ansible.helpers import ROOT
 
-FILES = ["app", "pyproject.toml", "README.md", "LICENSE", "requirements.txt"]
+FILES = ["app", "pyproject.toml", "README.md", "LICENSE", "requirements"]
 """Of which a version is made."""
 
 NUMBER = "1.99.0"

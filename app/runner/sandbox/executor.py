@@ -7,8 +7,8 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -264,7 +264,9 @@ class Executor:
 
     def _split(self, slot: Slot, job: SplitJob, outcome: Outcome) -> None:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=job.target.parent, prefix=f".{job.target.name}-"))
+        # Not tempfile's, which is its owner's alone: the master removes what a killed runner left.
+        place = job.target.with_name(f".{job.target.name}-{secrets.token_hex(4)}")
+        place.mkdir()
         try:
             folder = place / "data"
             copy_files(job.source, folder)

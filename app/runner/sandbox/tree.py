@@ -21,15 +21,16 @@ class TreeError(Exception):
 
 
 def take_over(folder: Path, most_bytes: int) -> None:
-    """Make all in it ours, and readable as our other files. What is neither a file nor a folder is removed.
+    """Make all in it ours, open to whoever may use the folder around. What is neither a file nor a folder is removed.
 
     Raises TreeError for more than MOST_FILES or most_bytes, and for names that later readers could stumble over.
     """
+    around = folder.parent.stat().st_mode & 0o777
     files = size = 0
     todo = [(os.fspath(folder), 0)]
     while todo:
         place, depth = todo.pop()
-        _own(place, 0o755)
+        _own(place, around, 0)
         with os.scandir(place) as entries:
             for entry in entries:
                 files += 1
@@ -47,15 +48,16 @@ def take_over(folder: Path, most_bytes: int) -> None:
                     size += status.st_size
                     if size > most_bytes:
                         raise TreeError(f"prepare_data has left more than {most_bytes >> 20} MiB")
-                    _own(entry.path, 0o644)
+                    _own(entry.path, around & 0o666, stat.S_ISUID | stat.S_ISGID)
                 else:
                     os.unlink(entry.path)
 
 
-def _own(path: str, mode: int) -> None:
+def _own(path: str, mode: int, unwanted: int) -> None:
     if os.geteuid() == 0:
         os.chown(path, 0, 0, follow_symlinks=False)
-    os.chmod(path, mode)
+    if os.stat(path).st_mode & (mode | unwanted) != mode:  # a share may show all as another's, who alone may change it
+        os.chmod(path, mode)
 
 
 def remove(folder: Path) -> None:
