@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from datarun_web import bounds, front
+from datarun_web.bounds import Patience, Places
+from datarun_web.front import Front
 from runapp.base import USER
 from tests.e2e.live import until
-from web import bounds, front
-from web.bounds import Patience, Places
-from web.front import Front
 
 pytestmark = pytest.mark.embedded
 

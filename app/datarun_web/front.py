@@ -17,10 +17,10 @@ from typing import Any
 from django.conf import settings
 from django.http import JsonResponse
 
+from datarun_web.bounds import Places, patience
 from runapp.authentication import sender_of
 from runapp.base import USER
 from runapp.middleware import SMALL_BODY, most_bytes
-from web.bounds import Places, patience
 
 WAIT_SECONDS = 20.0
 """Seconds that a request waits for a place before it is refused."""
