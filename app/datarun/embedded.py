@@ -84,7 +84,7 @@ class Server:
         master = [*worker, "-Q", config.MASTER_QUEUE, "-c", "1", "-n", "master@%h"]
         runner = [*worker, "-Q", ",".join(config.QUEUES), "-c", str(slots), "-n", "runner@%h"]
         gunicorn = ["--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "8", "--log-level", "warning"]
-        gunicorn += ["--worker-class", "web.worker.Worker"]
+        gunicorn += ["--worker-class", "datarun_web.worker.Worker"]
         self.works: dict[str, Callable[[], None]] = {
             "web server": partial(_serve_web, ["gunicorn", "datarun.wsgi", *gunicorn]),
             "master's worker": partial(_serve_queues, "datarun.celery", master),

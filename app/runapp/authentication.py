@@ -35,6 +35,7 @@ WRONG_PASSWORDS = 10
 """Wrong passwords an address may send in WRONG_SECONDS."""
 WRONG_SECONDS = 60
 
+_SENDER = "datarun.sender"
 _key = secrets.token_bytes(32)
 remembered: dict[bytes, tuple[Any, str, float]] = {}  # credential's HMAC -> user id, password hash, when
 
@@ -94,8 +95,15 @@ class ThrottledBasicAuthentication(BasicAuthentication):
 def sender_of(environ: dict[str, Any]) -> int | None:
     """The id of the user who sends a request, by its headers alone; None without valid credentials.
 
-    environ: of WSGI. Its body is not looked at.
+    environ: of WSGI. Its body is not looked at. The answer is kept there: a wrong password counts once.
     """
+    if _SENDER not in environ:
+        environ[_SENDER] = _find_sender(environ)
+    found: int | None = environ[_SENDER]
+    return found
+
+
+def _find_sender(environ: dict[str, Any]) -> int | None:
     request: Any = WSGIRequest(environ | {"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"})
     for scheme in (ThrottledBasicAuthentication(), TokenAuthentication()):
         try:

@@ -18,6 +18,9 @@ MAX_ID = 2**31 - 1
 MAX_WAIT = 60
 """Seconds that a request may wait for the end of a fold: what stands between gives up on a silent one."""
 MOST_FILES_OF_REQUEST = 50_000
+MOST_IDS = 100_000
+MOST_BAD = 100
+"""Items of a list that an answer says something of, where each is wrong."""
 FORCES = ("submission", "submission_fold")
 
 LIGHT_FIELDS = ("databoard_sf_id", "databoard_s", "state", "new")
@@ -259,8 +262,26 @@ class TaskSerializer(serializers.Serializer[Any]):
     task_id = serializers.UUIDField()
 
 
+class Folds(serializers.ListSerializer[Any]):
+    """Many folds. After MOST_BAD bad ones the others are not looked at: to say what is wrong with one costs time."""
+
+    bad = 0
+
+    def run_child_validation(self, data: Any) -> Any:
+        if self.bad >= MOST_BAD:
+            return None
+        try:
+            return super().run_child_validation(data)
+        except ValidationError:
+            self.bad += 1
+            raise
+
+
 class NewFoldSerializer(StrictSerializer):
     """A fold to be trained and tested; with raw_data and files where its submission is new."""
+
+    class Meta:
+        list_serializer_class = Folds
 
     databoard_sf_id = serializers.IntegerField(min_value=0, max_value=MAX_ID)
     databoard_s_id = serializers.IntegerField(min_value=0, max_value=MAX_ID)
@@ -386,10 +407,30 @@ class PredictionSerializer(ShapesSerializer):
         fields = PREDICTION_FIELDS
 
 
+class IdsField(serializers.ListField):
+    """Whole numbers. Of those that are none MOST_BAD are named."""
+
+    child = serializers.IntegerField(min_value=-(2**63), max_value=2**63 - 1)
+
+    def run_child_validation(self, data: Any) -> list[int]:
+        if len(data) > MOST_IDS:
+            raise ValidationError(f"Send {MOST_IDS} at most; these are {len(data)}.")
+        values: list[int] = []
+        errors: dict[Any, Any] = {}
+        for number, item in enumerate(data):
+            try:
+                values.append(self.child.run_validation(item))
+            except ValidationError as error:
+                errors[number] = error.detail
+                if len(errors) == MOST_BAD:
+                    break
+        if errors:
+            raise ValidationError(errors)
+        return values
+
+
 class PredictionListSerializer(StrictSerializer):
-    list_submission_fold = serializers.ListField(
-        child=serializers.IntegerField(min_value=-(2**63), max_value=2**63 - 1),
-        max_length=100_000,
+    list_submission_fold = IdsField(
         help_text="ids of folds; in a form as JSON text, or as a field that is repeated",
         error_messages={"not_a_list": "Send a list of fold ids such as [1, 2]; this is of type {input_type}."},
     )

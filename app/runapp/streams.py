@@ -35,7 +35,7 @@ def records(folds: QuerySet[SubmissionFold], fields: tuple[str, ...]) -> Generat
 
 
 class Streamed(StreamingHttpResponse):
-    """in_step: it is made while it is sent. counts: that it was sent completely has consequences (web.front)."""
+    """in_step: it is made while it is sent. counts: its complete sending has consequences (datarun_web.front)."""
 
     in_step = True
     counts = False

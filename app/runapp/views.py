@@ -60,7 +60,7 @@ REFUSALS = {
         413: "The request is larger than the server accepts",
         415: "The body is neither JSON nor a form, or it is compressed",
         429: "Too many wrong passwords from this address, or more than the user may have; Retry-After says when",
-        503: "A disk does not answer; nothing is stored, and nothing counts as fetched",
+        503: "A disk does not answer, or too much is under way; nothing is stored, and nothing counts as fetched",
         507: "A disk is nearly full; nothing is stored",
     }.items()
 }
@@ -217,7 +217,7 @@ class SubmissionFoldLightList(ApiView):
     @extend_schema(
         operation_id="runapp_submissionfold_light_list",
         parameters=[FoldQuerySerializer],
-        responses=answers(200, listed(LightFoldSerializer), 400),
+        responses=answers(200, listed(LightFoldSerializer), 400, 503),
     )
     def get(self, request: Request) -> StreamingHttpResponse:
         return fold_list(self.asked, LIGHT_FIELDS)

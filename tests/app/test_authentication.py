@@ -240,6 +240,16 @@ def test_another_address_passes_meanwhile(user):
     assert api.client.get("/runapp/rawdata/", REMOTE_ADDR="192.0.2.7").status_code == 200
 
 
+def test_another_address_of_the_same_network_does_not(user):
+    """In IPv6 a caller has 2^64 of them."""
+    statuses = []
+    for number in range(authentication.WRONG_PASSWORDS + 1):
+        client = Api((USER, "wrong")).client
+        statuses.append(client.get("/runapp/rawdata/", REMOTE_ADDR=f"2001:db8:1:2::{number}").status_code)
+    assert statuses[-1] == 429
+    assert Api().client.get("/runapp/rawdata/", REMOTE_ADDR="2001:db8:1:3::1").status_code == 200
+
+
 def test_an_address_that_a_caller_makes_up_does_not_help(user):
     """Without a web server of ours in front, X-Forwarded-For is the caller's own word."""
     statuses = [status for n in range(12) for status in guess(1, HTTP_X_FORWARDED_FOR=f"192.0.2.{n}")]

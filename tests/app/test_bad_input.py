@@ -583,3 +583,23 @@ def test_several_faults_are_named_together(api, iris):
     answer = api.new_fold(iris, train_is="x", priority="X", force="x")
     check_refusal(answer)
     assert answer.body.keys() == {"train_is", "priority", "force"}
+
+
+# --- many mistakes
+
+
+def test_of_many_bad_folds_a_hundred_are_named(api, iris, untouched):
+    bad = fold(1, train_is="x") | {f"priorit{letter}": 1 for letter in "abcdefghij"}
+    answer = api.post("submissionfold/bulk/", [new_fold(iris, 1), *[bad] * 5_000])
+    check_refusal(answer, "[1].train_is")
+    named = {key.partition(".")[0] for key in answer.body}
+    assert named == {f"[{number}]" for number in range(1, 101)}
+    untouched()
+
+
+def test_of_many_bad_ids_a_hundred_are_named(api):
+    answer = api.post("testpredictions/list/", {"list_submission_fold": [1, *["x"] * 5_000]})
+    check_refusal(answer, "list_submission_fold[1]")
+    assert len(answer.body) == 100
+    answer = api.post("testpredictions/list/", {"list_submission_fold": ["x"] * 100_001})
+    assert answer.body == {"list_submission_fold": ["Send 100000 at most; these are 100001."]}

@@ -1,18 +1,14 @@
 """Clients that are slow, or send a lot, take nothing from the others."""
 
 import base64
-import contextlib
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 
-from test_files import post_api
 from tests.e2e.live import LOGIN, PASSWORD, Live, Organiser, until
 from tests.e2e.test_large import MODEL, SPECIFIC
 
@@ -44,31 +40,16 @@ class Crowd:
     """Connections that are opened and kept."""
 
     def __init__(self, live: Live) -> None:
-        self.live = live
+        self.port = live.port
         self.held: list[socket.socket] = []
 
     def add(self, sent: bytes, count: int = COUNT) -> None:
         for _ in range(count):
             client = socket.socket()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.connect(("127.0.0.1", self.live.port))
+            client.connect(("127.0.0.1", self.port))
             self.held.append(client)
             client.sendall(sent)
-
-    def is_gone(self) -> bool:
-        """Whether the server has ended all of them. Reads nothing of what it sent to those that it has not."""
-        return all(map(_is_closed, self.held))
-
-
-def _is_closed(client: socket.socket) -> bool:
-    client.setblocking(False)
-    try:
-        client.send(b"x")
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 @pytest.fixture
@@ -139,3 +120,27 @@ def test_others_are_served_beside(
     for path in ("healthz", "readyz", "runapp/runners/", "runapp/submissionfold-light/"):
         answer = requests.get(f"{live.url}/{path}", auth=(LOGIN, PASSWORD), timeout=SECONDS)
         assert answer.status_code == 200
+
+
+def test_what_was_not_taken_is_new_and_others_get_it(large: tuple[int, int], live: Live, crowd: Crowd) -> None:
+    """A reader that stalls has claimed the fold. The fold is free again when the reader is gone."""
+
+    def new() -> list[int]:
+        address = f"{live.url}/runapp/testpredictions/new/"
+        answer = requests.post(address, json={"raw_data_id": large[0]}, auth=(LOGIN, PASSWORD), timeout=60)
+        return [record["databoard_sf_id"] for record in answer.json()]
+
+    organiser = Organiser(live)
+    again = {"submission_id": organiser.look(large[1])["databoard_s"], "fold_id": large[1], "force": "submission_fold"}
+    organiser.tested(organiser.fold(None, None, np.arange(10), **again))
+    crowd.add(read_new_predictions(large), 1)
+    assert crowd.held[0].recv(1)
+    assert new() == []
+    crowd.held[0].close()
+    assert until(new, 60, "the fold is new again") == [large[1]]
+
+
+def test_a_form_without_credentials_is_refused_unread(live: Live) -> None:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=60) as client:
+        client.sendall(request("POST", "/admin/login/", b"username=", 30 << 20, login=False))
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")

@@ -6,6 +6,7 @@ answer is made. An answer that is long, or whose end has a meaning (the folds in
 is sent. It takes a place, of which a user has half at most.
 """
 
+import errno
 import io
 import threading
 from collections import deque
@@ -16,10 +17,10 @@ from typing import Any
 from django.conf import settings
 from django.http import JsonResponse
 
+from datarun_web.bounds import Places, patience
 from runapp.authentication import sender_of
 from runapp.base import USER
 from runapp.middleware import SMALL_BODY, most_bytes
-from web.bounds import Places, patience
 
 WAIT_SECONDS = 20.0
 """Seconds that a request waits for a place before it is refused."""
@@ -244,7 +245,7 @@ def _read(stream: Any, length: int, connection: Any) -> bytes:
         patience.expect(connection, min(left, _PIECE))
         piece = stream.read(min(left, _PIECE))
         if not piece:
-            raise BrokenPipeError
+            raise BrokenPipeError(errno.EPIPE, "the client broke off")
         body.write(piece)
     patience.forget(connection)
     return body.getvalue()

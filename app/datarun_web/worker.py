@@ -8,7 +8,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
-from web.bounds import patience
+from datarun_web.bounds import patience
 
 CONNECTIONS = 256
 """Connections that are served at once; others wait."""
@@ -28,7 +28,7 @@ class Worker(ThreadWorker):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        from web.front import Front  # which needs Django's settings
+        from datarun_web.front import Front  # which needs Django's settings
 
         self.wsgi = Front(self.wsgi, self.cfg.threads)
 

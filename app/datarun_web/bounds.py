@@ -36,12 +36,15 @@ class Patience:
     def _run(self) -> None:
         while True:
             time.sleep(0.5)
-            now = time.monotonic()
-            for connection, due in list(self._due.items()):
-                if due < now:
-                    self.forget(connection)
-                    with suppress(OSError):
-                        connection.shutdown(socket.SHUT_RDWR)  # the thread that waits for it gets an error
+            self.end_overdue()
+
+    def end_overdue(self) -> None:
+        now = time.monotonic()
+        for connection, due in list(self._due.items()):
+            if due < now:
+                self.forget(connection)
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)  # the thread that waits for it gets an error
 
 
 patience = Patience()
