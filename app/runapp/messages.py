@@ -158,6 +158,12 @@ def _task(value: Any) -> str:
     return value
 
 
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("([0-9a-f]{64})?", value):
+        raise ValueError("it must be a SHA-256 in hexadecimal digits, or empty")
+    return value
+
+
 def _log(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("it must be a text")
@@ -242,6 +248,7 @@ FIELDS: dict[str, Fields] = {
         **_TASK_OF_SPLIT,
         "runner": (False, _text(200)),
         "rows": (True, _or_none(_list(_whole(0, MAX_ID), least=2, most=2))),
+        "sums": (False, _digest),
         "reason": (True, _or_none(_one_of(Reason))),
         "log": (True, _log),
     },

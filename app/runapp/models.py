@@ -71,6 +71,11 @@ class RawData(models.Model):
     n_train = models.IntegerField("train rows", null=True, editable=False)
     n_test = models.IntegerField("test rows", null=True, editable=False)
     size = models.BigIntegerField(default=0, editable=False, help_text="bytes of the files as they were sent")
+    # Runners compare both with what they read: others may have written to the share.
+    digest = models.CharField(max_length=64, blank=True, editable=False, help_text="of the files as they were sent")
+    sums_digest = models.CharField(
+        max_length=64, blank=True, editable=False, help_text="SHA-256 of the sums of the version in use"
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -104,6 +109,7 @@ class Submission(models.Model):
     files_path = models.CharField(max_length=400, null=True, editable=False)  # noqa: DJ001 - so in the manual
     raw_data = models.ForeignKey(RawData, models.CASCADE, null=True, blank=True)
     size = models.BigIntegerField(default=0, editable=False, help_text="bytes of the files as they were sent")
+    digest = models.CharField(max_length=64, blank=True, editable=False, help_text="of the files as they were sent")
     webhook = models.CharField(max_length=500, blank=True, editable=False, help_text="told when a fold ends")
     webhook_secret = models.CharField(max_length=200, blank=True, editable=False, help_text="signs what it is told")
 

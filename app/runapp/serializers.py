@@ -11,7 +11,7 @@ from rest_framework.exceptions import ValidationError
 from runapp import rows, storage, webhooks
 from runapp.models import RawData, SubmissionFold
 from runapp.strict import StrictSerializer
-from runner import columns, payloads
+from runner import columns, digests, payloads
 from runner.elements import SPECIFIC, parse_elements
 
 MAX_ID = 2**31 - 1
@@ -86,8 +86,12 @@ class Indices(str):
 
 
 class Files(dict[str, str]):
-    """Packed files that were checked; `digest` tells files of other names or contents apart. size: bytes."""
+    """Packed files that were checked; `digest` tells files of other names or contents apart. size: bytes.
 
+    hashes: name -> SHA-256 of the content.
+    """
+
+    hashes: dict[str, str]
     digest: str
     size: int
 
@@ -156,7 +160,8 @@ class FilesField(serializers.DictField):
         if problems := {name: [problem] for name in files if (problem := storage.name_problem(name))}:
             raise ValidationError(problems)
         try:
-            files.digest, files.size = storage.digest(files, getattr(settings, self._setting))
+            files.hashes, files.size = storage.hashes(files, getattr(settings, self._setting))
+            files.digest = digests.of(files.hashes)
         except payloads.PayloadError as error:
             raise ValidationError(
                 f"{error} ({'DATARUN_' + self._setting} is the bound for all files together)."
@@ -208,10 +213,13 @@ class RawDataSerializer(StrictSerializer, serializers.ModelSerializer[RawData]):
         if data["custom"]:
             if len(scripts) > 1:
                 raise ValidationError({"files": f"Send one .py file (it becomes {SPECIFIC}), not {len(scripts)}."})
-            data["files"] = {SPECIFIC if name == scripts[0] else name: text for name, text in files.items()}
-        elif len(files) == 1:
-            self._check_standard(data)
-            data["files"] = {f"{data['name']}.csv": text for text in files.values()}
+            stored = {name: SPECIFIC if name == scripts[0] else name for name in files}
+        else:
+            if len(files) == 1:
+                self._check_standard(data)
+            stored = {name: f"{data['name']}.csv" if len(files) == 1 else name for name in files}
+        data["files"] = {stored[name]: text for name, text in files.items()}
+        data["stored_digest"] = digests.of({stored[name]: content for name, content in files.hashes.items()})
         return data
 
     def _check_standard(self, data: dict[str, Any]) -> None:

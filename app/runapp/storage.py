@@ -50,13 +50,13 @@ def cut(text: str) -> Iterable[bytes]:
     return (text[start : start + _PIECE].encode() for start in range(0, len(text), _PIECE))
 
 
-def digest(files: Files, max_bytes: int) -> tuple[str, int]:
-    """The SHA-256 of names and contents, and the bytes of all contents.
+def hashes(files: Files, max_bytes: int) -> tuple[dict[str, str], int]:
+    """The SHA-256 of each file's content, by its name, and the bytes of all contents.
 
     payloads.PayloadError names the file that is not as it should be.
     Nothing is written: what unpacks to more than max_bytes is refused before it touches the disk.
     """
-    total, left = hashlib.sha256(), max_bytes
+    found, left = {}, max_bytes
     for name in sorted(files):
         content = hashlib.sha256()
         try:
@@ -65,8 +65,8 @@ def digest(files: Files, max_bytes: int) -> tuple[str, int]:
                 left -= len(piece)
         except payloads.PayloadError as error:
             raise payloads.PayloadError(f"{name} {error}") from None
-        total.update(f"{len(name)}:{name}:{content.hexdigest()}".encode())
-    return total.hexdigest(), max_bytes - left
+        found[name] = content.hexdigest()
+    return found, max_bytes - left
 
 
 def csv_header(content: str) -> str:

@@ -101,12 +101,14 @@ class FoldJob:
 
     train_is: int64, shape (n,), row numbers of the train set.
     highest_test_row: the largest number of the fold's `test_is`. A runner needs no more of it.
+    submission_digest: of the submission's files (runner.digests); empty where nobody knows it.
     """
 
     data: DataSet
     submission: Path
     train_is: np.ndarray
     highest_test_row: int = 0
+    submission_digest: str = ""
 
 
 def out_of_range(row: int, rows: int) -> str:

@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import BinaryIO
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # without waiting for a pipe's other end
@@ -33,7 +33,7 @@ def folder(path: Path, root: Path | None = None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read(path: Path, dir_fd: int | None = None) -> BinaryIO:
+def read(path: Path, dir_fd: int | None = None) -> BufferedReader:
     """Open a plain file for reading; OSError for anything else. With dir_fd the path is relative to that folder."""
     descriptor = os.open(path, _FILE, dir_fd=dir_fd)
     try:
@@ -45,6 +45,6 @@ def read(path: Path, dir_fd: int | None = None) -> BinaryIO:
         raise
 
 
-def write(name: str, dir_fd: int) -> BinaryIO:
+def write(name: str, dir_fd: int) -> BufferedWriter:
     """Make a new file in the folder; FileExistsError where there is something of this name."""
     return open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=dir_fd), "wb")

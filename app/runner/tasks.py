@@ -66,6 +66,10 @@ class SplitError(Exception):
     """A data set could not be split; shown by AsyncResult(task_id).get()."""
 
 
+class Outdated(Exception):
+    """The data set has another version than the message names."""
+
+
 class MissingOnShare(Exception):
     """The shared disk does not show what the message names."""
 
@@ -214,9 +218,14 @@ def _run_fold(self: Task, message: dict[str, Any], progress: "_Progress") -> dic
     own_fault = True
     try:
         job = _fold_job(message)
-        with copies.local(job.data.folder) as folder:
+        with copies.local(job.data.folder, message["data"].get("sums", "")) as folder:
             job = replace(job, data=replace(job.data, folder=folder))
             outcome = executor().run_fold(job, progress.stage)
+    except Outdated:
+        progress.close()
+        log.info("fold %s: its data set was split again, the master is to send it anew", message["databoard_sf_id"])
+        _send(self, spool.RETURNED, {"databoard_sf_id": message["databoard_sf_id"], "task_id": progress.task_id})
+        raise Ignore from None
     except (MissingOnShare, copies.CopyError, payloads.PayloadError) as error:
         progress.close()
         if not share.is_there():
@@ -277,6 +286,7 @@ def _split(task: Task, message: dict[str, Any]) -> dict[str, int]:
 
 def _run_split(task: Task, message: dict[str, Any]) -> dict[str, int]:
     assert task.request.id
+    sums = ""
     try:
         folder = _on_share(config.dir_data(), message["folder"])
         job = SplitJob(
@@ -289,10 +299,11 @@ def _run_split(task: Task, message: dict[str, Any]) -> dict[str, int]:
             random_state=message.get("random_state", 42),
             workflow_elements=tuple(message["workflow_elements"]),
         )
-        outcome = executor().run_split(job)
-        if outcome.failure is None:
-            copies.write_sums(job.target)
-    except MissingOnShare as error:
+        with copies.workspace(job, message.get("digest", "")) as own:
+            outcome = executor().run_split(own)
+            if outcome.failure is None:
+                sums = copies.publish(own.target, job.target)
+    except (MissingOnShare, copies.CopyError) as error:
         if not share.is_there():
             _give_back(task.request.id, error)
         outcome = Outcome(failure=Failure(Reason.INFRASTRUCTURE, "split", str(error)))
@@ -306,6 +317,7 @@ def _run_split(task: Task, message: dict[str, Any]) -> dict[str, int]:
         "task_id": task.request.id,
         "runner": task.request.hostname,
         "rows": outcome.rows,
+        "sums": sums,
         "reason": failure and failure.reason,
         "log": _log([failure.log] if failure else [], outcome),
     }
@@ -317,10 +329,18 @@ def _run_split(task: Task, message: dict[str, Any]) -> dict[str, int]:
 
 def _fold_job(message: dict[str, Any]) -> FoldJob:
     data = message["data"]
+    root = _on_share(config.dir_data(), data["folder"])
+    # Resolved now, so that a fold keeps the version that it starts with when the data set is split again.
+    folder = _on_share(root, CURRENT).resolve()
+    known = data.get("version")
+    if data.get("sums") and folder.name != known:
+        # The master alone says which files a version has. Either the data set was split again, or the link is forged.
+        if not message.get("returns"):
+            raise Outdated
+        folder = _on_share(root, known)
     return FoldJob(
-        # Resolved now, so that a fold keeps the version that it starts with when the data set is split again.
         data=DataSet(
-            folder=_on_share(_on_share(config.dir_data(), data["folder"]), CURRENT).resolve(),
+            folder=folder,
             target_column=data["target_column"],
             workflow_elements=tuple(data["workflow_elements"]),
             custom=data["custom"],
@@ -328,6 +348,7 @@ def _fold_job(message: dict[str, Any]) -> FoldJob:
         submission=_on_share(config.dir_submission(), message["submission"]),
         train_is=payloads.unpack(message["train_is"], "<i8", config.max_data_bytes()),
         highest_test_row=message["highest_test_row"],
+        submission_digest=message.get("submission_digest", ""),
     )
 
 

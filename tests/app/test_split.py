@@ -1,13 +1,26 @@
 """POST /runapp/rawdata/split/, and what becomes of the folds that wait for a split."""
 
+import hashlib
 import os
 
 import pytest
 
 from runapp import services
 from runapp.models import Call, RawData, SubmissionFold
+from runner import digests
 from runner.jobs import version_name
-from tests.app.helpers import data_set, finish, finish_split, fold, indices, new_fold, result, split_result
+from tests.app.helpers import (
+    CLASSIFIER,
+    IRIS,
+    data_set,
+    finish,
+    finish_split,
+    fold,
+    indices,
+    new_fold,
+    result,
+    split_result,
+)
 
 pytestmark = pytest.mark.embedded
 
@@ -30,6 +43,7 @@ def test_it_works(api, raw, queues):
         "name": "iris",
         "target_column": "species",
         "custom": False,
+        "digest": raw.digest,
         "held_out_test": 0.25,
         "random_state": 57,
         "workflow_elements": ["classifier"],
@@ -236,6 +250,20 @@ def test_splitting_again_leaves_what_ran_before_alone(api, iris):
     assert os.readlink(iris.root / "current") == version_name(task_id)
     # A fold that runs may still read the version before.
     assert os.path.exists(first)
+
+
+def test_a_fold_is_sent_with_what_the_master_knows_of_its_files(api, raw, queues):
+    ask(api, raw)
+    assert finish_split(raw, sums="a" * 64)
+    raw.refresh_from_db()
+    queues.purge()
+    api.new_fold(raw)
+    [message] = queues.take("L")
+    data, version = message.content["data"], raw.files_path.rpartition("/")[2]
+    assert (data["version"], data["sums"]) == (version, "a" * 64)
+    content = {"classifier.py": hashlib.sha256(CLASSIFIER).hexdigest()}
+    assert message.content["submission_digest"] == digests.of(content)
+    assert raw.digest == digests.of({"iris.csv": hashlib.sha256(IRIS).hexdigest()})
 
 
 def test_old_versions_do_not_pile_up(api, iris):

@@ -1,5 +1,6 @@
 """The tasks of a runner, from the message to the result; what they would send is caught before the broker."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
-from runner import config, copies, intake, payloads, revoked, spool, tasks
+from runner import config, copies, digests, intake, payloads, revoked, spool, tasks
 from runner.jobs import Failure, Outcome, Reason, version_name
 from test_files.kits import DIGITS, IRIS
 from tests import reference
@@ -121,7 +122,9 @@ def run(task, message, task_id=TASK_ID):
 
 def use(share, version):
     """Let the folds use this version of the data set, as the master does."""
-    (share / "data" / "birds" / "current").symlink_to(version)
+    link = share / "data" / "birds" / "current"
+    link.unlink(missing_ok=True)
+    link.symlink_to(version)
 
 
 @pytest.fixture
@@ -140,6 +143,7 @@ def test_a_split_reports_its_rows(share, sent, real):
     [(name, message)] = sent
     assert name == "runapp.tasks.save_split"
     assert message.pop("runner")
+    assert message.pop("sums") == sums(share, version_name(TASK_ID))
     assert message == {"raw_data_id": 3, "task_id": TASK_ID, "rows": [120, 30], "reason": None, "log": ""}
     assert {path.name for path in (share / "data" / "birds" / version_name(TASK_ID)).iterdir()} == {
         "iris.csv",
@@ -246,7 +250,6 @@ def test_a_fold_keeps_the_split_that_it_started_with(share, split, sent, fake):
     jobs = []
 
     def split_again(job, on_stage):
-        (share / "data" / "birds" / "current").unlink(missing_ok=True)
         use(share, SECOND)
         jobs.append(job)
         return Outcome()
@@ -298,7 +301,67 @@ def test_a_damaged_data_set_is_the_infrastructures_fault(local, share, split, se
     fake(lambda job, on_stage: pytest.fail("nothing can be run"))
     run(tasks.train_test_submission_fold, fold_message())
     assert sent[-1][1]["error_reason"] == "infrastructure"
-    assert "birds on the shared disk is not what its sums say" in sent[-1][1]["log_messages"]
+    assert "train.csv on the shared disk is not what its sums say" in sent[-1][1]["log_messages"]
+
+
+def sums(share, version):
+    """What the master knows of a version of the data set, from its split."""
+    return hashlib.sha256((share / "data" / "birds" / f"{version}.sha256").read_bytes()).hexdigest()
+
+
+def known(share, version=FIRST, **more):
+    """A fold's message with all that the master knows of its files."""
+    message = fold_message(**more)
+    message["data"] |= {"version": version, "sums": sums(share, version)}
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (share / "submission/sub").iterdir()}
+    return message | {"submission_digest": digests.of(files)}
+
+
+def test_a_fold_of_files_that_the_master_knows_is_run(share, split, sent, real):
+    run(tasks.train_test_submission_fold, known(share))
+    assert sent[-1][1]["state"] == "TESTED"
+
+
+def test_a_submission_that_was_altered_on_the_share_is_not_run(share, split, sent, real):
+    message = known(share)
+    file = next((share / "submission/sub").glob("*.py"))
+    file.write_text(f"print('altered')\n{file.read_text()}")
+    run(tasks.train_test_submission_fold, message)
+    assert sent[-1][1]["error_reason"] == "infrastructure"
+    assert "sub on the shared disk is not what was sent" in sent[-1][1]["log_messages"]
+    assert "altered\n" not in sent[-1][1]["log_messages"]
+
+
+def test_a_data_set_that_was_altered_with_its_sums_is_not_used(share, split, sent, fake):
+    message = known(share)
+    version = share / "data" / "birds" / FIRST
+    (version / "train.csv").write_text("other")
+    copies.write_sums(version)
+    fake(lambda job, on_stage: pytest.fail("nothing can be run"))
+    run(tasks.train_test_submission_fold, message)
+    assert sent[-1][1]["error_reason"] == "infrastructure"
+    assert f"{FIRST}.sha256 of data set birds" in sent[-1][1]["log_messages"]
+
+
+def test_a_fold_whose_data_set_was_split_again_is_sent_anew(share, split, sent, fake):
+    """The master knows of the new version, and the message of the old one."""
+    message = known(share)
+    jobs = []
+    fake(lambda job, on_stage: (jobs.append(job), Outcome("TESTED"))[1])
+    copies.write_sums(shutil.copytree(share / "data" / "birds" / FIRST, share / "data" / "birds" / SECOND))
+    use(share, SECOND)
+    run(tasks.train_test_submission_fold, message)
+    assert sent == [("runapp.tasks.save_returned", {"databoard_sf_id": 7, "task_id": TASK_ID})]
+    run(tasks.train_test_submission_fold, known(share, SECOND, returns=1))
+    run(tasks.train_test_submission_fold, message | {"returns": 1})
+    assert [job.data.folder.name for job in jobs] == [SECOND, FIRST]
+
+
+def test_a_split_of_files_that_are_not_what_was_sent_fails(share, sent, fake):
+    fake(lambda job, on_stage: pytest.fail("nothing is split"))
+    with pytest.raises(tasks.SplitError, match="raw files of data set birds on the shared disk are not"):
+        run(tasks.prepare_data, split_message(digest="0" * 64)).get()
+    assert (sent[-1][1]["reason"], sent[-1][1]["rows"]) == ("infrastructure", None)
 
 
 def test_a_split_leaves_the_sums_beside_the_version(share, split):

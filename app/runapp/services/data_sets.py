@@ -36,6 +36,7 @@ def create_raw_data(data: dict[str, Any], user: Any) -> RawData:
         folder=folder,
         files_path=str(root / "raw"),
         size=data["size"],
+        digest=data["stored_digest"],
         created_by=user,
     )
     check_space((settings.DIR_DATA,))
@@ -96,6 +97,7 @@ def finish_split(result: dict[str, Any]) -> bool:
             "n_train": rows[0],
             "n_test": rows[1],
             "files_path": str(version),
+            "sums_digest": result.get("sums", ""),
             "split_log": storage.clean_text(result["log"]),
         }
     # A split that no runner finished has none, and so has the message of a runner that is older than the field.

@@ -164,7 +164,7 @@ def _store_submission(item: dict[str, Any], place: Path, data_set: RawData, batc
         transaction.on_commit(lambda: remove_files(old_path))
     submission = old or Submission(databoard_s_id=key)
     submission.files_path, submission.raw_data = str(place), data_set
-    submission.size = item["files"].size
+    submission.size, submission.digest = item["files"].size, item["files"].digest
     submission.webhook, submission.webhook_secret = item.get("webhook") or "", item.get("webhook_secret") or ""
     submission.created_by, submission.created_at = user, timezone.now()
     submission.save(force_insert=old is None)

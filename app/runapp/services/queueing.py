@@ -47,6 +47,7 @@ def publish_split(raw_data_id: int) -> bool:
         "name": raw_data.name,
         "target_column": raw_data.target_column,
         "custom": raw_data.custom,
+        "digest": raw_data.digest,
         "workflow_elements": [] if raw_data.custom else [*parse_elements(raw_data.workflow_elements)],
         **raw_data.split_request,
     }
@@ -97,11 +98,15 @@ def _message(fold: SubmissionFold) -> dict[str, Any]:
             "target_column": data_set.target_column,
             "workflow_elements": [] if data_set.custom else parse_elements(data_set.workflow_elements),
             "custom": data_set.custom,
+            "version": data_set.files_path.rpartition("/")[2],
+            "sums": data_set.sums_digest,
         },
         "submission": submission.files_path.rpartition("/")[2],
+        "submission_digest": submission.digest,
         "train_is": fold.train_is,
         "highest_test_row": fold.highest_test_row,
         "attempt": fold.attempts,
+        "returns": fold.returns,
     }
 
 

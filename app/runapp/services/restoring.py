@@ -56,7 +56,7 @@ def restored() -> list[str]:
 def _data_set(raw_data: RawData) -> str:
     name, state = f"data set {raw_data.pk} ({raw_data.name})", raw_data.split_state
     version = Path(raw_data.files_path)
-    if state == Split.DONE and copies.is_whole(version):
+    if state == Split.DONE and copies.is_whole(version, raw_data.sums_digest):
         current = raw_data.root / "current"
         if not current.is_symlink() or current.readlink() != Path(version.name):
             storage.point(current, version.name)

@@ -96,7 +96,7 @@ class Executor:
     def run_fold(self, job: FoldJob, on_stage: OnStage = lambda stage, measures: None) -> Outcome:
         outcome = Outcome(notes=list(self._notes))
         try:
-            parts = wire.pack_files(job.submission)
+            parts = wire.pack_files(job.submission, job.submission_digest)
         except (OSError, ValueError) as error:
             outcome.failure = Failure(Reason.INFRASTRUCTURE, "train", f"the submission can't be read: {error}")
             return outcome

@@ -65,7 +65,7 @@ class PlainExecutor:
             folder = Path(name)
             try:
                 code = folder / "code" / job.submission.name
-                wire.unpack_files(b"".join(wire.pack_files(job.submission)), code)
+                wire.unpack_files(b"".join(wire.pack_files(job.submission, job.submission_digest)), code)
                 program.prepare(code)
             except (OSError, ValueError) as error:
                 outcome.failure = Failure(Reason.INFRASTRUCTURE, "train", f"the submission can't be read: {error}")

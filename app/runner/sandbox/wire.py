@@ -6,6 +6,7 @@ and nothing is unpickled here but by `load_objects`, whose caller has to know wh
 
 import errno
 import fcntl
+import hashlib
 import json
 import mmap
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from runner import digests, plainfile
 
 MESSAGE = 1 << 16
 """The longest message, in bytes."""
@@ -140,17 +143,25 @@ def _cut(view: memoryview) -> tuple[memoryview, memoryview]:
     return view[8 : 8 + length], view[8 + length :]
 
 
-def pack_files(folder: Path, most: int = 1 << 30) -> list[bytes | memoryview]:
-    """The plain files of a submission; links are not followed. Raises ValueError above `most` bytes."""
+def pack_files(folder: Path, digest: str = "", most: int = 1 << 30) -> list[bytes | memoryview]:
+    """The plain files of a submission; links are not followed.
+
+    Raises ValueError above `most` bytes, and for files that have not this digest (runner.digests) if one is given.
+    """
     parts: list[bytes | memoryview] = []
+    contents = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file() or "__pycache__" in path.parts:
             continue
-        name, body = str(path.relative_to(folder)).encode(), path.read_bytes()
+        with plainfile.read(path) as file:
+            name, body = str(path.relative_to(folder)).encode(), file.read(most + 1)
+        contents[name.decode()] = hashlib.sha256(body).hexdigest()
         parts += [_LENGTH.pack(len(name)), name, _LENGTH.pack(len(body)), body]
         most -= len(body)
         if most < 0:
             raise ValueError(f"the files in {folder.name} are too large to be a submission")
+    if digest and digests.of(contents) != digest:
+        raise ValueError(f"{folder.name} on the shared disk is not what was sent")
     return parts
 
 
