@@ -103,6 +103,39 @@ def test_secrets_are_for_their_user_alone(first: Recap) -> None:
     assert modes == ["700 debian"] + ["600 debian"] * 8
 
 
+SECRETS = """
+for user in datarun datarun-runner nobody; do
+    for path in $(sudo sh -c 'ls /etc/datarun/secrets/*') /var/lib/datarun /var/lib/datarun-runner /mnt/datarun; do
+        if sudo -u $user test -r $path; then echo "$user ${path##*/}"; fi
+    done
+done
+"""
+
+
+def test_master_and_runner_have_their_own_secrets_and_share_the_disk(first: Recap) -> None:
+    runners = {"datarun-runner", "runner_broker_url", "runner_result_url"}
+    secrets = {
+        line.split()[-1].rpartition("/")[2] for line in ssh("sudo find /etc/datarun/secrets -type f").splitlines()
+    }
+    assert secrets > {"master_database_password", "runner_broker_url"}
+    found = {tuple(line.split()) for line in ssh(SECRETS).splitlines()}
+    assert found == {
+        *(("datarun", name) for name in {"datarun", *secrets} - runners),
+        *(("datarun-runner", name) for name in runners),
+        *((user, "datarun") for user in ("datarun", "datarun-runner")),
+    }
+
+
+def test_the_master_deletes_what_the_runner_wrote(first: Recap) -> None:
+    """A split is a folder that the runner has made in the data set's, which is the master's."""
+    owners = ssh("sudo find /mnt/datarun/data -mindepth 2 -printf '%u\\n' | sort -u").split()
+    assert owners in (["datarun", "datarun-runner"], [])
+    ssh(
+        'sudo datarun-manage shell --command "from runapp.models import RawData; [one.delete() for one in RawData.objects.all()]"'
+    )
+    assert ssh("sudo find /mnt/datarun/data /mnt/datarun/submission -mindepth 1 -type f") == ""
+
+
 def test_it_is_reached_by_ssh_and_https_alone(first: Recap) -> None:
     listening = {int(line.split()[3].rpartition(":")[2]) for line in ssh("ss -Hltn").splitlines()}
     assert {5432, 5671, 6379} < listening
