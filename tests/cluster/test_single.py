@@ -21,6 +21,7 @@ pytestmark = pytest.mark.scenario
 NAME, SUITE, ADDRESS = "single", "trixie", "10.81.0.15"
 NEVER = {4369, 5432, 5555, 5671, 5672, 6379, 15672, 25672}
 """Services of the master: tried, even where none listens."""
+USERS = ["datarun", "datarun-runner"]
 
 
 def ssh(script: str, code: int = 0, stdin: bytes = b"") -> str:
@@ -87,6 +88,11 @@ def test_a_challenge_runs_with_what_the_last_lines_say(
     records = organiser.ended(*folds, seconds=120)
     assert [(record["state"], record["runner"]) for record in records] == [("TESTED", f"celery@{NAME}")] * 2
     assert len(post_api.get_prediction_new(*organiser.who, data_id).json()) == 2
+    # The split is a folder that the runner has made in the data set's, which is the master's.
+    assert ssh("sudo find /mnt/datarun/data -mindepth 2 -printf '%u\\n' | sort -u").split() == USERS
+    delete = f"from runapp.models import RawData; RawData.objects.get(id={data_id}).delete()"
+    ssh(f'sudo datarun-manage shell --command "{delete}"')
+    assert ssh("sudo ls -A /mnt/datarun/data") == ""
 
 
 def journal() -> str:
@@ -103,37 +109,23 @@ def test_secrets_are_for_their_user_alone(first: Recap) -> None:
     assert modes == ["700 debian"] + ["600 debian"] * 8
 
 
-SECRETS = """
+READABLE = """
 for user in datarun datarun-runner nobody; do
     for path in $(sudo sh -c 'ls /etc/datarun/secrets/*') /var/lib/datarun /var/lib/datarun-runner /mnt/datarun; do
-        if sudo -u $user test -r $path; then echo "$user ${path##*/}"; fi
+        if sudo -u $user test -r $path; then echo $user $path; fi
     done
 done
 """
 
 
 def test_master_and_runner_have_their_own_secrets_and_share_the_disk(first: Recap) -> None:
-    runners = {"datarun-runner", "runner_broker_url", "runner_result_url"}
-    secrets = {
-        line.split()[-1].rpartition("/")[2] for line in ssh("sudo find /etc/datarun/secrets -type f").splitlines()
+    secrets = set(ssh("sudo find /etc/datarun/secrets -type f").split())
+    of_runner = {path for path in secrets if "/runner_" in path}
+    assert len(secrets) > len(of_runner) > 1
+    assert {tuple(line.split()) for line in ssh(READABLE).splitlines()} == {
+        *(("datarun", path) for path in {"/mnt/datarun", "/var/lib/datarun", *secrets - of_runner}),
+        *(("datarun-runner", path) for path in {"/mnt/datarun", "/var/lib/datarun-runner", *of_runner}),
     }
-    assert secrets > {"master_database_password", "runner_broker_url"}
-    found = {tuple(line.split()) for line in ssh(SECRETS).splitlines()}
-    assert found == {
-        *(("datarun", name) for name in {"datarun", *secrets} - runners),
-        *(("datarun-runner", name) for name in runners),
-        *((user, "datarun") for user in ("datarun", "datarun-runner")),
-    }
-
-
-def test_the_master_deletes_what_the_runner_wrote(first: Recap) -> None:
-    """A split is a folder that the runner has made in the data set's, which is the master's."""
-    owners = ssh("sudo find /mnt/datarun/data -mindepth 2 -printf '%u\\n' | sort -u").split()
-    assert owners in (["datarun", "datarun-runner"], [])
-    ssh(
-        'sudo datarun-manage shell --command "from runapp.models import RawData; [one.delete() for one in RawData.objects.all()]"'
-    )
-    assert ssh("sudo find /mnt/datarun/data /mnt/datarun/submission -mindepth 1 -type f") == ""
 
 
 def test_it_is_reached_by_ssh_and_https_alone(first: Recap) -> None:
