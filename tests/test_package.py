@@ -1,11 +1,14 @@
 """The package as a host gets it: all files that are needed at run time, and for a runner no Django."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +39,17 @@ def test_a_runner_imports_nothing_of_the_master_s():
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO_", "DR_"))}
     environment |= {"DATARUN_BROKER_URL": "amqp://localhost//", "DATARUN_RESULT_URL": "redis://localhost"}
     subprocess.run([sys.executable, "-c", IMPORT_RUNNER], cwd=ROOT / "app", env=environment, check=True)
+
+
+@pytest.mark.parametrize("part", ["master", "runner"])
+def test_what_a_host_installs_is_pinned_as_everywhere_and_has_hashes(part):
+    pins = (ROOT / "requirements.txt").read_text().splitlines()
+    packages = (ROOT / "requirements" / f"{part}.txt").read_text().replace("\\\n", "").splitlines()
+    assert len(packages) > 20
+    for package in packages:
+        version, *hashes = package.split("    --hash=sha256:")
+        assert version.strip() in pins
+        assert hashes and all(re.fullmatch("[0-9a-f]{64} ?", digest) for digest in hashes)
 
 
 def test_the_wheel_holds_all_that_is_in_the_sources(tmp_path):

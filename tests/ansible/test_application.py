@@ -1,5 +1,6 @@
 """Role application: a version is complete before it is used, and the one before it can be gone back to."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -25,7 +26,7 @@ PLAY = """
 """
 
 OLD = "probe-000000000000"
-METADATA = "Metadata-Version: 2.1\nName: probe\nVersion: {0}\n"
+METADATA = "Metadata-Version: 2.1\nName: {0}\nVersion: {1}\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 
@@ -35,16 +36,17 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder, self.venv = folder, folder / "opt" / "probe"
         self.venv.parent.mkdir()
-        self.pins = folder / "requirements.txt"
+        self.pins = folder / "pins" / "runner.txt"
+        self.pins.parent.mkdir()
         self.pins.write_text("")
         (folder / "play.yml").write_text(PLAY)
 
-    def wheel(self, version: str) -> Path:
-        path = self.folder / f"probe-{version}-py3-none-any.whl"
-        info = f"probe-{version}.dist-info"
+    def wheel(self, version: str, name: str = "probe") -> Path:
+        path = self.folder / f"{name}-{version}-py3-none-any.whl"
+        info = f"{name}-{version}.dist-info"
         files = {
-            "probe.py": f"def main():\n    print({version!r})\n",
-            f"{info}/METADATA": METADATA.format(version),
+            f"{name}.py": f"def main():\n    print({version!r})\n",
+            f"{info}/METADATA": METADATA.format(name, version),
             f"{info}/WHEEL": WHEEL,
             f"{info}/entry_points.txt": "[console_scripts]\nprobe = probe:main\n",
         }
@@ -57,7 +59,8 @@ class Host:
     def install(self, source: Path | str, *arguments: str, code: int = 0) -> str:
         variables = {
             "application_source": str(source),
-            "application_requirements": str(self.pins),
+            "application_part": "runner",
+            "application_requirements": str(self.pins.parent),
             "application_venv": str(self.venv),
             "from_image": False,
         }
@@ -114,8 +117,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     host.lead_to(new)
     story.note("again", host.install(host.wheel("1")))
     story.note("check", host.install(host.wheel("2"), "--check"))
-    host.pins.write_text("probe==1\n")  # which the wheel contradicts
-    story.note("failed", host.install(host.wheel("2"), code=2))
+    altered = hashlib.sha256(b"another").hexdigest()
+    for step, pins in {
+        "contradicted": f"probe==1 --hash=sha256:{altered}",
+        "altered": f"{host.wheel('3', 'other')} --hash=sha256:{altered}",
+        "without hash": f"{host.wheel('3', 'other')}",
+    }.items():
+        host.pins.write_text(f"{pins}\n")
+        story.note(step, host.install(host.wheel("2"), code=2))
     host.pins.write_text("")
     story.note("second", host.install(host.wheel("2")))
     return story
@@ -146,4 +155,10 @@ def test_check_mode_tells_and_changes_nothing(story: Story) -> None:
 
 
 def test_a_version_that_can_not_be_installed_leaves_the_one_in_use(story: Story) -> None:
-    assert story.says["failed"] == "1"
+    assert story.says["contradicted"] == "1"
+
+
+def test_it_rejects_a_package_that_is_not_the_one_whose_hash_is_known(story: Story) -> None:
+    assert "DO NOT MATCH THE HASHES" in story.printed["altered"]
+    assert "Hashes are required" in story.printed["without hash"]
+    assert (story.says["altered"], story.says["without hash"]) == ("1", "1")

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.scenario
 NAME, SUITE, ADDRESS = "single", "trixie", "10.81.0.15"
 NEVER = {4369, 5432, 5555, 5671, 5672, 6379, 15672, 25672}
 """Services of the master: tried, even where none listens."""
+USERS = ["datarun", "datarun-runner"]
 
 
 def ssh(script: str, code: int = 0, stdin: bytes = b"") -> str:
@@ -87,6 +88,11 @@ def test_a_challenge_runs_with_what_the_last_lines_say(
     records = organiser.ended(*folds, seconds=120)
     assert [(record["state"], record["runner"]) for record in records] == [("TESTED", f"celery@{NAME}")] * 2
     assert len(post_api.get_prediction_new(*organiser.who, data_id).json()) == 2
+    # The split is a folder that the runner has made in the data set's, which is the master's.
+    assert ssh("sudo find /mnt/datarun/data -mindepth 2 -printf '%u\\n' | sort -u").split() == USERS
+    delete = f"from runapp.models import RawData; RawData.objects.get(id={data_id}).delete()"
+    ssh(f'sudo datarun-manage shell --command "{delete}"')
+    assert ssh("sudo ls -A /mnt/datarun/data") == ""
 
 
 def journal() -> str:
@@ -101,6 +107,25 @@ def test_a_second_run_changes_nothing(first: Recap) -> None:
 def test_secrets_are_for_their_user_alone(first: Recap) -> None:
     modes = ssh("cd datarun/inventories/single; stat --format '%a %U' .secrets .secrets/*").splitlines()
     assert modes == ["700 debian"] + ["600 debian"] * 8
+
+
+READABLE = """
+for user in datarun datarun-runner nobody; do
+    for path in $(sudo sh -c 'ls /etc/datarun/secrets/*') /var/lib/datarun /var/lib/datarun-runner /mnt/datarun; do
+        if sudo -u $user test -r $path; then echo $user $path; fi
+    done
+done
+"""
+
+
+def test_master_and_runner_have_their_own_secrets_and_share_the_disk(first: Recap) -> None:
+    secrets = set(ssh("sudo find /etc/datarun/secrets -type f").split())
+    of_runner = {path for path in secrets if "/runner_" in path}
+    assert len(secrets) > len(of_runner) > 1
+    assert {tuple(line.split()) for line in ssh(READABLE).splitlines()} == {
+        *(("datarun", path) for path in {"/mnt/datarun", "/var/lib/datarun", *secrets - of_runner}),
+        *(("datarun-runner", path) for path in {"/mnt/datarun", "/var/lib/datarun-runner", *of_runner}),
+    }
 
 
 def test_it_is_reached_by_ssh_and_https_alone(first: Recap) -> None:

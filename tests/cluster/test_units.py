@@ -83,7 +83,7 @@ EXPOSED = [
     *((MASTER, f"datarun-{unit}", 3.0) for unit in ("web", "results", "flower", "backup")),
     *((name, "datarun-runner", 3.5) for name in RUNNERS),
 ]
-"""What `systemd-analyze security` says of a unit, 10 at worst, is below this. The sandbox needs more than the master."""
+"""What `systemd-analyze security` says of a unit, 10 at worst, is below this. The sandbox needs the most."""
 
 
 @pytest.mark.parametrize(("name", "unit", "bound"), EXPOSED)
