@@ -124,12 +124,12 @@ def test_without_tls_a_client_is_sent_to_the_encrypted_address(path: str) -> Non
     assert (answer.status_code, answer.headers["Location"]) == (301, url() + path)
 
 
-def answer(path: str, *who: str) -> int:
+def answer(path: str, who: tuple[str, str] | None = None) -> int:
     """With flower's slowdown of guesses waited for."""
     codes = [429]
 
     def told() -> bool:
-        codes.append(requests.get(url() + path, auth=who or None, timeout=30).status_code)
+        codes.append(requests.get(url() + path, auth=who, timeout=30).status_code)
         return codes[-1] != 429
 
     until(told, 60, "an answer other than 429")
@@ -141,19 +141,19 @@ def answer(path: str, *who: str) -> int:
 )
 def test_strangers_are_refused(path: str, api: Organiser) -> None:
     assert answer(path) in (401, 403)
-    assert answer(path, api.who[1], "wrong") in (401, 403)
+    assert answer(path, (api.who[1], "wrong")) in (401, 403)
 
 
 def test_the_organiser_is_let_in(api: Organiser) -> None:
-    assert answer("runapp/rawdata/", *api.who[1:]) == 200
+    assert answer("runapp/rawdata/", api.who[1:]) == 200
 
 
 def test_flower_has_a_password_of_its_own(api: Organiser) -> None:
     flower = api.who[1], VARIABLES[MASTER]["master_flower_password"]
     for path in ("flower/", "flower/metrics", "flower/api/workers", "flower/static/js/flower.js"):
-        assert answer(path, *flower) == 200
-    assert answer("flower/", *api.who[1:]) == 401
-    assert answer("runapp/rawdata/", *flower) == 401
+        assert answer(path, flower) == 200
+    assert answer("flower/", api.who[1:]) == 401
+    assert answer("runapp/rawdata/", flower) == 401
 
 
 GUESS = """

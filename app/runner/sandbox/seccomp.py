@@ -55,8 +55,8 @@ listxattrat removexattr lremovexattr fremovexattr removexattrat
 _UNSEEN = "sendfile splice tee".split()
 """They leave pages of a removed file in pipes and sockets. Python copies without them where they are refused."""
 
-# Commands of fcntl, by number, as other systems than Linux lack their names: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL,
-# F_DUPFD_QUERY, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS.
+# Commands of fcntl, by number, as other systems than Linux lack their names: F_DUPFD, F_GETFD, F_SETFD, F_GETFL,
+# F_SETFL, F_DUPFD_QUERY, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS.
 _COMMANDS = (0, 1, 2, 3, 4, 1027, 1030, 1032, 1034)
 _LOCKS = (5, 6, 7, 36, 37, 38)  # F_GETLK, F_SETLK, F_SETLKW, and the three of open file descriptions
 _FORBIDDEN = (1031, 1033)  # F_SETPIPE_SZ, F_ADD_SEALS
@@ -66,7 +66,8 @@ _IOCTLS = (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
 # Not: what takes pages of files out of memory (COLD, PAGEOUT), or merges those of processes (MERGEABLE).
 _ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 22, 23)
 # PDEATHSIG, DUMPABLE (to read), NAME, SECCOMP (to read), CAPBSET (to read), TIMERSLACK, SUBREAPER, NO_NEW_PRIVS, THP,
-# CAP_AMBIENT, SVE, AUXV, VMA (to name it). Not: to be no longer dumpable, which hides a process from who measures it, nor core scheduling.
+# CAP_AMBIENT, SVE, AUXV, VMA (to name it). Not: to be no longer dumpable, which hides a process from who measures it,
+# nor core scheduling.
 _PRCTL = (1, 2, 3, 15, 16, 21, 23, 29, 30, 36, 37, 38, 39, 41, 42, 47, 51, 0x41555856, 0x53564D41)
 
 _INT = 0xFFFFFFFF
