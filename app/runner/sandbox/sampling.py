@@ -95,7 +95,7 @@ class SampledMeter:
         return status.get("VmSwap:", 0) + max(0, tables) + max(0, descriptors) * _DESCRIPTOR
 
     def _counted(self, family: dict[int, Status]) -> int:
-        """Bytes of the processes' own memory; what several share counts once. Asked too often, it is as of a moment ago."""
+        """Bytes of the processes' own memory, what several share once. Asked too often, it is of a moment ago."""
         began = time.monotonic()
         if began >= self._again:
             self._exact = sum(_proportional(pid, status.get("RssAnon:", 0)) for pid, status in family.items())
