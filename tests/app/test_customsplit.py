@@ -1,5 +1,7 @@
 """POST /runapp/rawdata/customsplit/, and the folds of a custom data set."""
 
+from runapp.models import RawData
+from runner.jobs import version_name
 from tests.app.helpers import finish_split, new_fold, pack
 
 
@@ -17,6 +19,7 @@ def test_it_works(api, custom, queues):
         "name": "digits",
         "target_column": "",
         "custom": True,
+        "digest": custom.digest,
         "workflow_elements": [],
     }
 
@@ -34,6 +37,8 @@ def test_its_submissions_may_hold_any_plain_files(api, custom, queues):
         "target_column": "",
         "workflow_elements": [],
         "custom": True,
+        "version": version_name(RawData.objects.get().split_task_id),
+        "sums": "",
     }
 
 

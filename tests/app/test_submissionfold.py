@@ -102,11 +102,15 @@ def test_it_queues_the_fold_by_its_priority(api, iris, queues, more, queue):
             "target_column": "species",
             "workflow_elements": ["classifier"],
             "custom": False,
+            "version": Path(iris.files_path).name,
+            "sums": "",
         },
         "submission": Path(Submission.objects.get().files_path).name,
+        "submission_digest": Submission.objects.get().digest,
         "train_is": body["train_is"],
         "highest_test_row": 8,
         "attempt": 1,
+        "returns": 0,
     }
     for other in {"L", "H", "celery", "master_periodic"} - {queue}:
         assert queues.take(other) == []
