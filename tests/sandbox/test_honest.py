@@ -1,6 +1,7 @@
 """What a fold and a split are for."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,40 @@ def test_a_split_leaves_plain_files_alone(executor: Executor, tmp_path: Path) ->
     names = sorted(str(path.relative_to(tmp_path / "v")) for path in (tmp_path / "v").rglob("*"))
     assert names == ["flowers.csv", "hidden.csv", "more", "more/file", "public.csv", "specific.py"]
     assert all(path.stat().st_uid == os.geteuid() for path in (tmp_path / "v").rglob("*"))
+
+
+SMALL = "x,y\n" + "1,2\n" * 10
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def test_a_split_is_for_the_group_where_the_runner_s_files_are(
+    executor: Executor, tmp_path: Path, umask: Callable[[int], int]
+) -> None:
+    """The master, another user of that group, removes it."""
+    umask(0o007)
+    assert split_of(executor, tmp_path, False, d_csv=SMALL).failure is None
+    for path in (tmp_path / "v", *(tmp_path / "v").iterdir()):
+        assert path.stat().st_mode & 0o777 == (0o770 if path.is_dir() else 0o660)
+
+
+def test_a_split_is_made_where_all_is_shown_as_another_user_s(
+    executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: Callable[[int], int]
+) -> None:
+    """As on a share by sshfs: the group has all rights, but to change modes."""
+
+    def refused(path: object, *_: object, **__: object) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "chmod", refused)
+    assert split_of(executor, tmp_path, False, d_csv=SMALL).failure is None
+    assert {path.name for path in tmp_path.iterdir()} >= {"raw", "v"}
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("rows", [[0, 105], [-1], []])

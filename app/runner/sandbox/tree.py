@@ -56,22 +56,27 @@ def take_over(folder: Path, most_bytes: int) -> None:
 def _own(path: str, mode: int, unwanted: int) -> None:
     if os.geteuid() == 0:
         os.chown(path, 0, 0, follow_symlinks=False)
-    if os.stat(path).st_mode & (mode | unwanted) != mode:  # a share may show all as another's, who alone may change it
+    _allow(path, mode, unwanted)
+
+
+def _allow(path: str | os.PathLike[str], mode: int, unwanted: int = 0) -> None:
+    """Only where it is not so already: a share may show all as another user's, who alone may change it."""
+    if os.stat(path).st_mode & (mode | unwanted) != mode:
         os.chmod(path, mode)
 
 
 def remove(folder: Path) -> None:
     """Remove a folder and all in it, however deep: what is in a folder is moved up, so that no path gets long."""
     top, numbers = folder.with_name(f"{folder.name}-{secrets.token_hex(4)}"), itertools.count()
-    top.mkdir(mode=0o700)
+    top.mkdir()
     folder.rename(top / str(next(numbers)))
     while places := _some(top):
         for place in places:
-            os.chmod(place, 0o700)
+            _allow(place, 0o700)
             while entries := _some(place):
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        os.chmod(entry, 0o700)  # else its owner may not move it
+                        _allow(entry, 0o700)  # else its owner may not move it
                         os.rename(entry, top / str(next(numbers)))
                     else:
                         os.unlink(entry)
