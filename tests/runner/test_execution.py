@@ -98,10 +98,10 @@ def test_each_shape_of_predictions_arrives(shape, run):
 
 
 def test_many_predictions_arrive(run):
-    """24 MB: far more than a pipe holds."""
-    outcome = run(result="np.random.default_rng(1).random((len(X), 100_000))")
+    """13 MB: far more than a pipe holds."""
+    outcome = run(result="np.random.default_rng(1).random((len(X), 40_000))")
     assert outcome.state == "TESTED"
-    assert outcome.full_train_predictions.tobytes() == np.random.default_rng(1).random((30, 100_000)).tobytes()
+    assert outcome.full_train_predictions.tobytes() == np.random.default_rng(1).random((30, 40_000)).tobytes()
 
 
 def test_files_beside_the_submission_are_read_and_imported(executor, make_submission, small_data):

@@ -77,8 +77,9 @@ def test_a_machine_that_stands_still_leaves_the_fold_its_time_to_speak(stalls, t
     monkeypatch.setattr(signal, "pidfd_send_signal", clock.send)
     output, end = os.pipe2(os.O_NONBLOCK)
     fold = os.posix_spawnp("sleep", ["sleep", "600"], os.environ)
+    kept = os.memfd_create("output")
     with socket.socketpair()[0] as words, socket.socketpair()[0] as supervisor:
-        ended, kept = watch.watch(fold, words, output, supervisor, LIMITS, Meter())
+        ended = watch.watch(fold, words, output, supervisor, LIMITS, Meter(), kept)
     for fd in (output, end, kept):
         os.close(fd)
     assert (ended["killed"], ended["soft"]) == ("hard", True)

@@ -199,8 +199,11 @@ def bench(executor: Executor, standard: DataSet, tmp_path: Path) -> Bench:
 
 
 def left_since(before: dict[str, set[str]]) -> dict[str, set[str]]:
-    """What is there now and was not then. What ends meanwhile, of an earlier test's executor for example, is no fault."""
-    return {kind: more for kind, now in traces().items() if (more := now - before[kind])}
+    """What is there now and was not then. What ends meanwhile, of an earlier test's executor for example, is no fault.
+
+    Nor is what took the place of something: a slot that was started anew has other processes and groups.
+    """
+    return {kind: more for kind, now in traces().items() if (more := now - before[kind]) and len(now) > len(before[kind])}
 
 
 @pytest.fixture

@@ -138,3 +138,60 @@ def test_the_features_in_place(bench: Bench) -> None:
     outcome = bench.fit("import numpy\nX[:] = 0\nX.flags.writeable")
     assert outcome.failure is None
     bench.check_honest()
+
+
+def opened(name: str) -> str:
+    """Code that finds the descriptor of one of its memfds."""
+    return (
+        "import os, fcntl\nheld = {}\nfor fd in range(3, 64):\n"
+        "    try: held[fd] = os.readlink(f'/proc/self/fd/{fd}')\n    except OSError: pass\n"
+        f"[memory] = [fd for fd, name in held.items() if {name!r} in name]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "fcntl.fcntl(memory, 1033, 1)",  # F_ADD_SEALS: F_SEAL_SEAL
+        "fcntl.fcntl(memory, 1033, 8)",  # F_SEAL_WRITE
+        "os.ftruncate(memory, 0)",
+        "os.ftruncate(memory, 1 << 40)",
+        "import ctypes\nif ctypes.CDLL(None, use_errno=True).fallocate(memory, 3, 0, 1 << 20): raise OSError",
+        "os.close(memory)",
+        "os.dup2(0, memory)",
+    ],
+    ids=["seal", "seal write", "shrink", "grow", "hole", "close", "another file"],
+)
+def test_what_it_does_to_the_memory_of_its_predictions_is_its_own_fault(bench: Bench, body: str) -> None:
+    guarded = "".join(f"    {line}\n" for line in body.splitlines())
+    outcome = bench.fit(f"{opened('predictions')}try:\n{guarded}except OSError: pass")
+    assert outcome.failure is None or outcome.failure.reason is not Reason.INFRASTRUCTURE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "words.close()",
+        "words.shutdown(2)",
+        "words.shutdown(1)",
+        "words.send(b'')",
+        "os.closerange(3, 1000)",
+        "for fd in range(3, 64): os.dup2(0, fd)",
+        "import resource, time\nresource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))",
+        "words.send(b'[' + b'1' * 60000 + b']')",
+        "words.send(b'[NaN, 1e999, -Infinity]')",
+        "words.send(b'x' * 200_000)",
+        "while True: words.send(b'x', 64)",
+        "while True: words.send_fds = socket.send_fds(words, [b'x'], list(range(3)))",
+        "words.setblocking(False)",
+        "words.setsockopt(1, 7, 1); words.setsockopt(1, 8, 1)",
+        "os.fork()\nos.fork()\nwords.send(b'[\"train\"]')",
+    ],
+)
+def test_what_it_does_to_its_channel_is_its_own_fault(bench: Bench, body: str) -> None:
+    outcome = bench.fit(CHANNEL + body)
+    assert outcome.failure is None or outcome.failure.reason in (
+        Reason.USER_CODE,
+        Reason.KILLED_ITSELF,
+        Reason.TIME_LIMIT,
+    )

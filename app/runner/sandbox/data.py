@@ -10,6 +10,10 @@ from threading import Lock
 import numpy as np
 
 
+_HELD = 64
+"""Data sets that are held: each takes a descriptor, of which a process has few."""
+
+
 @dataclass
 class Held:
     """features: a sealed memfd that the supervisor passes on unread. labels: of the train set, shape (n_train,);
@@ -29,7 +33,7 @@ class Held:
 
 
 class DataSets:
-    """The data sets in use, read once a worker; the least recently used goes when they exceed `most` bytes.
+    """The data sets in use, read once a worker; the least recently used goes when they exceed `most` bytes, or _HELD.
 
     A version's folder never changes, so its path is the key and nothing is ever stale.
     """
@@ -57,7 +61,9 @@ class DataSets:
             held = read()
             with self._lock:
                 self._held[folder] = held
-                while len(self._held) > 1 and sum(other.size for other in self._held.values()) > self._most:
+                while len(self._held) > 1 and (
+                    len(self._held) > _HELD or sum(other.size for other in self._held.values()) > self._most
+                ):
                     dropped, _ = self._held.popitem(last=False)
                     self._reading.pop(dropped, None)
             return held

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,15 +138,14 @@ class Executor:
                 outcome.failure = Failure(Reason.DATA, "split", str(error))
                 return
             except Exception as error:
-                log.exception("sandbox: a slot has failed")
+                log.error("sandbox: a slot has failed\n%s", traceback.format_exc())  # as text: frames hold descriptors
                 slot.close()
-                own = error if isinstance(error, _OwnError) else None
                 works = self._works(slot)
-                if works and not last and not (own and own.at_once):
+                if works and not last and not (isinstance(error, _OwnError) and error.at_once):
                     continue
                 reason, why = Reason.INFRASTRUCTURE, "the runner failed, not the code that it ran"
-                if works and own:
-                    reason, why = own.reason, "the process of this code ended, or broke off its talk with the runner"
+                if works and isinstance(error, _OwnError):
+                    reason, why = error.reason, "the process of this code ended, or broke off its talk with the runner"
                 outcome.failure = Failure(reason, "split" if reason is Reason.DATA else stage(), f"{why}: {error}")
                 return
 
@@ -154,7 +154,7 @@ class Executor:
         try:
             selftest.start(slot)
         except Exception:
-            log.exception("sandbox: a slot can't be started anew")
+            log.error("sandbox: a slot can't be started anew\n%s", traceback.format_exc())
             return False
         return True
 
