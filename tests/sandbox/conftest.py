@@ -203,7 +203,9 @@ def left_since(before: dict[str, set[str]]) -> dict[str, set[str]]:
 
     Nor is what took the place of something: a slot that was started anew has other processes and groups.
     """
-    return {kind: more for kind, now in traces().items() if (more := now - before[kind]) and len(now) > len(before[kind])}
+    return {
+        kind: more for kind, now in traces().items() if (more := now - before[kind]) and len(now) > len(before[kind])
+    }
 
 
 @pytest.fixture

@@ -121,8 +121,7 @@ HOSTILE = {
     "an error of its own": "say({'error': {'a': 'x' * 60_000}})",
     "no readiness": "say({'said': MEASURED}); say(TRAIN)",
     "words of one that is dead": "say({'said': MEASURED}); say(READY); os._exit(0)",
-    "endless words": "say({'said': MEASURED}); say(READY)\n"
-    "    while True: say({'said': MEASURED}); say(b'[]')",
+    "endless words": "say({'said': MEASURED}); say(READY)\n    while True: say({'said': MEASURED}); say(b'[]')",
     "words unasked": "say({'said': MEASURED}); say(READY); say({'ended': ENDED}); say({'ended': ENDED})",
 }
 

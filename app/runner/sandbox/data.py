@@ -9,7 +9,6 @@ from threading import Lock
 
 import numpy as np
 
-
 _HELD = 64
 """Data sets that are held: each takes a descriptor, of which a process has few."""
 
