@@ -95,7 +95,7 @@ class SampledMeter:
         return status.get("VmSwap:", 0) + max(0, tables) + max(0, descriptors) * _DESCRIPTOR
 
     def _counted(self, family: dict[int, Status]) -> int:
-        """Bytes of the processes' own memory; what several share counts once. As it was a moment ago if asked too often."""
+        """Bytes of the processes' own memory; what several share counts once. If asked too often: as it was before."""
         began = time.monotonic()
         if began >= self._again:
             self._exact = sum(_proportional(pid, status.get("RssAnon:", 0)) for pid, status in family.items())
@@ -183,7 +183,7 @@ _MOST_QUEUED = 2 * 212_992 + (64 << 10)
 
 
 def sockets() -> int:
-    """Bytes that the AF_UNIX sockets of this network namespace hold; the most they may hold on kernels without unix_diag."""
+    """Bytes that the AF_UNIX sockets of this network namespace hold; without unix_diag, the most that they may."""
     size, inodes, left = 0, set[int](), list[int]()
     try:
         dumped = list(_dumped())
