@@ -12,7 +12,7 @@ class CgroupMeter:
 
     def __init__(self, files: dict[str, int], memory: int) -> None:
         self._files = files
-        # The kernel kills all processes of a v2 group, and one of a v1 group: there `over` has to be asked, as in sampling.
+        # The kernel kills all processes of a v2 group, but one of a v1 group: there, ask `over` as in sampling.
         self.interval = 0.1 if "limit" in files else None
         self._base = 0
         self._peak_before_reset = 0
