@@ -10,6 +10,8 @@ from types import ModuleType
 
 _NETWORK = {errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN}
 
+_UNLOCKED = {"SQLITE_IOERR_LOCK", "SQLITE_IOERR_RDLOCK", "SQLITE_IOERR_CHECKRESERVEDLOCK"}
+
 
 def hint(error: BaseException, root: Path, network: bool) -> str:
     """Empty if there is none. root: the submission's folder. network: whether the code had one.
@@ -19,7 +21,7 @@ def hint(error: BaseException, root: Path, network: bool) -> str:
     try:
         files = {path.stem for path in root.glob("*.py")} - {"__init__"}
         for cause in _chain(error):
-            if text := _of_network(cause, network) or _of_file(cause, root) or _of_import(cause, root.name, files):
+            if text := _of_network(cause, network) or _of_call(cause, network) or _of_file(cause, root) or _of_import(cause, root.name, files):
                 return text
     except Exception:
         pass
@@ -43,6 +45,18 @@ def _of_network(error: BaseException, network: bool) -> str:
         return ""
     if isinstance(error, socket.gaierror | socket.herror) or error.errno in _NETWORK:
         return "Hint: submissions have no network, nor has a data set's own code. Send the files that they need along."
+    return ""
+
+
+def _of_call(error: BaseException, network: bool) -> str:
+    if network:
+        return ""
+    if getattr(error, "sqlite_errorname", "") in _UNLOCKED:
+        where = 'sqlite3.connect("file:/tmp/x.db?nolock=1", uri=True), or ":memory:"'
+        return f"Hint: files can't be locked in the sandbox. A database that only one process uses needs no lock: {where}."
+    if isinstance(error, OSError) and error.errno == errno.ENOSYS:
+        memory = "Memory for several processes is from multiprocessing.shared_memory"
+        return f"Hint: the sandbox refuses this call. {memory}; files can't be locked, and no other fold sees them."
     return ""
 
 

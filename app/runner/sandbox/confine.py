@@ -1,9 +1,9 @@
 """Give up everything a fold does not need. Runs inside, in the fold's own process, before any foreign code.
 
 Assumes: single-threaded, process 1 of a new pid namespace, a fork of the zygote with its CAP_SYS_ADMIN over the
-namespaces that bubblewrap made. First `mount`, then `enter`. After that nothing of that is left. The order matters:
-mounts need the capability, the user namespace takes it away from everything outside, seccomp forbids what the steps
-before it did.
+namespaces that bubblewrap made. First comes `mount`, then `enter`; after these nothing of that is left. The order
+matters: mounts need the capability, the user namespace takes it away from everything outside, seccomp forbids what the
+steps before it did.
 """
 
 import os

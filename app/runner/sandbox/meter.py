@@ -10,10 +10,10 @@ import os
 class CgroupMeter:
     """files: of cgroup v1 cpu, usage, peak, oom, limit (of a slot); of v2 cpu, peak, oom, join (of a fold)."""
 
-    interval = None
-
     def __init__(self, files: dict[str, int], memory: int) -> None:
         self._files = files
+        # The kernel kills all processes of a v2 group, but one of a v1 group: there, ask `over` as in sampling.
+        self.interval = 0.1 if "limit" in files else None
         self._base = 0
         self._peak_before_reset = 0
         if "limit" in files:  # v1: the zygote lives in the same group, so count from what is there already

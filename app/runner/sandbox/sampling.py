@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from runner.sandbox import kernel
+
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _DESCRIPTOR = 8 << 10
 """Bytes that an open descriptor may stand for: an empty pipe of a user who has many holds two pages."""
@@ -78,14 +80,14 @@ class SampledMeter:
         return max(self._peak, _status(self._pid).get("VmHWM:", 0) - self._first.get("VmRSS:", 0))
 
     def over(self) -> bool:
-        family = self._family()
+        family = _distinct(self._family())
         base = self._first.get("RssAnon:", 0)
         anonymous = [status.get("RssAnon:", 0) for status in family.values()]
         rest = self._outside() - self._elsewhere + sum(map(self._kernel, family.values()))
         # Forks share pages with each other and with the zygote, but which ones is costly to find out.
         now = sum(max(0, size - base) for size in anonymous) + rest
         if sum(anonymous) - base + rest > self._limit and len(family) > 1:
-            now = self._counted(family) - base + rest
+            now = self._counted(family, base) + rest
         self._peak = max(self._peak, now)
         return self._peak > self._limit
 
@@ -94,11 +96,13 @@ class SampledMeter:
         descriptors = status.get("FDSize:", 0) - self._first.get("FDSize:", 0)
         return status.get("VmSwap:", 0) + max(0, tables) + max(0, descriptors) * _DESCRIPTOR
 
-    def _counted(self, family: dict[int, Status]) -> int:
-        """Bytes of the processes' own memory, what several share once. Asked too often, it is of a moment ago."""
+    def _counted(self, family: dict[int, Status], base: int) -> int:
+        """Bytes of the processes' own memory; what several share counts once. If asked too often: as it was before."""
         began = time.monotonic()
         if began >= self._again:
-            self._exact = sum(_proportional(pid, status.get("RssAnon:", 0)) for pid, status in family.items())
+            # All that have a page of the zygote's count the same share of it.
+            shared = min(base, len(family) * _proportional(os.getpid()))
+            self._exact = sum(map(_proportional, family)) - shared
             now = time.monotonic()
             self._again = now + _REST * (now - began)
         return self._exact
@@ -118,11 +122,20 @@ class SampledMeter:
             for name in os.listdir("/proc")
             if name.isdecimal() and name not in self._others
         }
-        family, new = set[int](), {self._pid} & found.keys()
+        family, new = list[int](), {self._pid} & found.keys()
         while new:
-            family |= new
-            new = {pid for pid, status in found.items() if status.get("PPid:") in new} - family
+            family += new
+            new = {pid for pid, status in found.items() if status.get("PPid:") in new} - {*family}
         return {pid: found[pid] for pid in family}
+
+
+def _distinct(family: dict[int, Status]) -> dict[int, Status]:
+    """Without processes that have another one's memory: a child has its parent's from vfork until it executes."""
+    kept = dict[int, Status]()
+    for pid, status in family.items():
+        if not ("VmRSS:" in status and any(kernel.same_memory(pid, other) for other in kept)):
+            kept[pid] = status
+    return kept
 
 
 def _stat(pid: int) -> list[str]:
@@ -138,9 +151,9 @@ def _status(pid: int) -> Status:
     status = _read_status(f"/proc/{pid}/status")
     if "VmRSS:" not in status and status.get("Threads:", 0) > 1:  # its first thread has ended: others have the memory
         for thread in _listed(f"/proc/{pid}/task"):
-            status = _read_status(f"/proc/{pid}/task/{thread}/status")
-            if "VmRSS:" in status:
-                break
+            other = _read_status(f"/proc/{pid}/task/{thread}/status")
+            if "VmRSS:" in other:
+                return {name: number for name, number in other.items() if name != "VmRSS:"}
     return status
 
 
@@ -154,13 +167,13 @@ def _read_status(path: str) -> Status:
     return {name: int(number) << (10 if unit else 0) for name, number, *unit in words}
 
 
-def _proportional(pid: int, resident: int) -> int:
-    """Bytes of anonymous memory, its share of pages that others have too. resident: the answer if nobody may see it."""
+def _proportional(pid: int) -> int:
+    """Bytes of anonymous memory, of pages that others have too its share; all of them if nobody may see that."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return resident
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss_Anon:")), resident)
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss_Anon:"))
+    except (OSError, StopIteration):
+        return _status(pid).get("RssAnon:", 0)
 
 
 def _listed(folder: str) -> list[str]:
@@ -183,7 +196,7 @@ _MOST_QUEUED = 2 * 212_992 + (64 << 10)
 
 
 def sockets() -> int:
-    """Bytes that this network namespace's AF_UNIX sockets hold; the most they may hold where unix_diag is missing."""
+    """Bytes that the AF_UNIX sockets of this network namespace hold; without unix_diag, the most that they may."""
     size, inodes, left = 0, set[int](), list[int]()
     try:
         dumped = list(_dumped())

@@ -27,13 +27,13 @@ pselect6 pwrite64 pwritev read readlink readlinkat readv recvfrom recvmmsg recvm
 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
 rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr
 sched_getparam sched_getscheduler sched_yield select sendmmsg sendmsg sendto set_robust_list set_tid_address setitimer
-setpgid setpriority setrlimit setsid shutdown sigaltstack stat statfs statx symlink symlinkat sync_file_range sysinfo
+setpgid setpriority setrlimit shutdown sigaltstack stat statfs statx symlink symlinkat sync_file_range sysinfo
 tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime
 timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork wait4 waitid write
 writev accept accept4 bind connect
 """.split()
 
-_EPERM, _EINVAL, _ENOLCK, _ENOPROTOOPT, _ESOCKTNOSUPPORT, _ENOTSUP, _EAFNOSUPPORT = 1, 22, 37, 92, 94, 95, 97
+_EPERM, _EINVAL, _ENOPROTOOPT, _ESOCKTNOSUPPORT, _ENOTSUP, _EAFNOSUPPORT = 1, 22, 92, 94, 95, 97
 _IGNORED = 0
 """Instead of an error: the call succeeds and does nothing."""
 
@@ -45,8 +45,6 @@ listxattrat removexattr lremovexattr fremovexattr removexattrat
 """.split(),
     # As it is for who is not root: `cp -a` then leaves the owner as it is.
     _EPERM: "chown fchown lchown fchownat".split(),
-    # As a file system without locks answers.
-    _ENOLCK: ["flock"],
     # Advice, which a kernel may ignore. The CPUs of a fold are its slot's share where nothing else shares them out.
     _IGNORED: "fadvise64 readahead sched_setaffinity".split(),
 }
@@ -58,16 +56,15 @@ _UNSEEN = "sendfile splice tee".split()
 # Commands of fcntl, by number, as other systems than Linux lack their names: F_DUPFD, F_GETFD, F_SETFD, F_GETFL,
 # F_SETFL, F_DUPFD_QUERY, F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_GET_SEALS.
 _COMMANDS = (0, 1, 2, 3, 4, 1027, 1030, 1032, 1034)
-_LOCKS = (5, 6, 7, 36, 37, 38)  # F_GETLK, F_SETLK, F_SETLKW, and the three of open file descriptions
+# Not: locks. ENOSYS is what HDF5 takes for a file system without locks, which it can do without, as flock's error too.
 _FORBIDDEN = (1031, 1033)  # F_SETPIPE_SZ, F_ADD_SEALS
 _UNSUPPORTED = (8, 9, 10, 11, 15, 16, 1024, 1025, 1026, 1035, 1036, 1037, 1038)  # signals, leases, dnotify, hints
 # TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS2
 _IOCTLS = (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
 # Not: what takes pages of files out of memory (COLD, PAGEOUT), or merges those of processes (MERGEABLE).
 _ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19, 22, 23)
-# PDEATHSIG, DUMPABLE (to read), NAME, SECCOMP (to read), CAPBSET (to read), TIMERSLACK, SUBREAPER, NO_NEW_PRIVS, THP,
-# CAP_AMBIENT, SVE, AUXV, VMA (to name it). Not: to be no longer dumpable, which hides a process from who measures it,
-# nor core scheduling.
+# To read: DUMPABLE, SECCOMP, CAPBSET, SVE, AUXV. To set: PDEATHSIG, NAME, TIMERSLACK, SUBREAPER, NO_NEW_PRIVS, THP,
+# CAP_AMBIENT, VMA (a name). Not: to be no longer dumpable, which hides a process from who measures it; core scheduling.
 _PRCTL = (1, 2, 3, 15, 16, 21, 23, 29, 30, 36, 37, 38, 39, 41, 42, 47, 51, 0x41555856, 0x53564D41)
 
 _INT = 0xFFFFFFFF
@@ -82,7 +79,8 @@ def compile_filter(sampled: bool) -> bytes:
     """The filter as BPF for this architecture. Raises ImportError, OSError or RuntimeError where seccomp is missing.
 
     sampled: no cgroup counts the memory. Then memory that no process has mapped has to be in the fold's file systems,
-    stream sockets or pipes, where runner.sandbox.meter sees it.
+    stream sockets or pipes, where runner.sandbox.sampling sees it. Nor does a cgroup share out CPU then: the kernel may
+    do so by sessions (autogroup), so a fold keeps its one.
     """
     import pyseccomp
 
@@ -105,9 +103,9 @@ def compile_filter(sampled: bool) -> bytes:
     for number, names in _REFUSED.items():
         for name in names:
             rule(error(number), name)
+    rule(error(_IGNORED) if sampled else allow, "setsid")
     values(allow, "clone", 0, 0, mask=_NEW_NAMESPACES)  # clone3 hides its flags in memory: ENOSYS, and glibc uses clone
     values(allow, "fcntl", 1, *_COMMANDS)
-    values(error(_ENOLCK), "fcntl", 1, *_LOCKS)
     values(error(_EPERM), "fcntl", 1, *_FORBIDDEN)
     values(error(_EINVAL), "fcntl", 1, *_UNSUPPORTED)
     values(allow, "ioctl", 1, *_IOCTLS)
@@ -118,8 +116,8 @@ def compile_filter(sampled: bool) -> bytes:
         values(allow, name, 5, 0)
         rule(error(_ENOTSUP), name, arg(5, pyseccomp.NE, 0))
     anonymous = _SHARED | _ANONYMOUS
-    values(allow, "mmap", 3, 0, _SHARED, _ANONYMOUS, mask=anonymous)
-    values(error(_EPERM) if sampled else allow, "mmap", 3, anonymous, mask=anonymous)
+    both = () if sampled else (anonymous,)
+    values(allow, "mmap", 3, 0, _SHARED, _ANONYMOUS, *both, mask=anonymous)
     for name in ("socket", "socketpair"):
         rule(error(_EAFNOSUPPORT), name, arg(0, pyseccomp.NE, _AF_UNIX))
         family = arg(0, pyseccomp.EQ, _AF_UNIX)
