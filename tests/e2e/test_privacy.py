@@ -16,5 +16,5 @@ def test_other_users_of_the_machine_read_nothing_of_it(live: Live, organiser: Or
     roots = [live.home / "submission", *live.home.glob("data/*/raw")]
     stored = [path for root in roots for path in (root, *root.rglob("*"))]
     assert {path.suffix for path in stored} >= {".csv", ".py"}
-    for path in (live.home, *live.home.glob("*.sqlite3"), *stored):
+    for path in (live.home, *live.home.glob("datarun.sqlite3*"), *stored):
         assert not stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO), path
