@@ -23,6 +23,7 @@ import psycopg2
 import pytest
 from kombu import Connection
 
+from runner import received
 from tests.broker.conftest import manage
 from tests.broker.test_permissions import DOCUMENTED
 from tests.e2e.live import APP, until
@@ -237,7 +238,6 @@ DROPPED = {
     "no JSON": {"body": b"\xff\xfe"},
     "nothing": {"body": b""},
     "deep": {"body": b"[" * 1_000_000},
-    "huge": {"body": b" " * (9 << 20)},
     "two arguments": {"body": json.dumps([[{}, {}], {}, {}])},
     "an argument that is no object": {"body": json.dumps([[[]], {}, {}])},
     "named arguments": {"kwargs": {"self": 1}},
@@ -259,6 +259,13 @@ def test_a_message_that_is_none_of_ours_is_dropped(what, hostile, master, broker
     goes_on()
     assert broker.waiting("master_periodic") == 0
     assert master.rows("SELECT number FROM runapp_runner WHERE name = 'celery@bad'") == before
+
+
+def test_a_message_without_end_is_refused_by_the_broker(hostile, goes_on):
+    again = Sender(hostile.connection.as_uri(include_password=True), hostile.user)
+    with again.connection, pytest.raises(amqp.PreconditionFailed, match="larger than configured"):
+        again.send("save_runner", None, body=b" " * (received.MAX_BYTES + 1))
+    goes_on()
 
 
 class Raw(amqp.Message):
@@ -339,8 +346,8 @@ def test_news_of_somebody_else_count_for_nothing(kind, how, hostile, master, fol
 
 
 def test_the_name_of_another_user_is_refused_by_the_broker(hostile, declared, master):
-    with pytest.raises(amqp.PreconditionFailed):
-        sender = Sender(hostile.connection.as_uri(include_password=True), "runner-two")
+    sender = Sender(hostile.connection.as_uri(include_password=True), "runner-two")
+    with sender.connection, pytest.raises(amqp.PreconditionFailed):
         sender.send("save_runner", report("celery@two"))
 
 
