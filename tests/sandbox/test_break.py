@@ -1,12 +1,14 @@
 """What a submission may not break: the runner, the next fold, the machine."""
 
+import resource
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from runner.jobs import HARD_LIMIT_TEXT, SOFT_LIMIT_TEXT, Reason
+from runner.jobs import HARD_LIMIT_TEXT, SOFT_LIMIT_TEXT, Outcome, Reason
 from runner.sandbox.executor import Executor
 from tests.sandbox.conftest import LIMITS, SLOWNESS, Bench
 
@@ -24,6 +26,44 @@ def patient(bench: Bench) -> Iterator[Bench]:
 def test_a_fork_bomb(bench: Bench) -> None:
     outcome = bench.fit("import os\nwhile True: os.fork()")
     assert outcome.failure.reason in (Reason.USER_CODE, Reason.TIME_LIMIT)
+
+
+IN_FLIGHT = """
+import os, socket, time
+kept = []
+def fill():
+    try:
+        while True:
+            kept.extend(socket.socketpair())
+            socket.send_fds(kept[-1], [b"x"], [0] * 253)
+    except OSError as error: return error.errno
+for _ in range(16):
+    if os.fork() == 0:
+        fill()
+        time.sleep(600)
+while fill() != 109: time.sleep(0.1)  # ETOOMANYREFS
+print("full", flush=True)
+time.sleep(600)
+"""
+
+
+def test_descriptors_in_flight_stop_no_other_fold(bench: Bench) -> None:
+    """The kernel counts those of all processes of a user, and compares them with the sender's limit."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))  # as systemd and shells have it
+    two = Executor(LIMITS, slots=2)
+    try:
+        busy = replace(bench, executor=two)
+        attacks: list[Outcome] = []
+        thread = threading.Thread(target=lambda: attacks.append(busy.fit(IN_FLIGHT)))
+        thread.start()
+        while not attacks:
+            busy.check_honest()
+        thread.join()
+    finally:
+        two.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert attacks[0].output == "full\n" and attacks[0].failure.reason is Reason.TIME_LIMIT
 
 
 def test_as_many_threads_as_it_wants(bench: Bench) -> None:

@@ -12,6 +12,7 @@ import pytest
 from runner.jobs import FoldJob, Reason
 from runner.sandbox import cgroups
 from runner.sandbox.executor import Executor
+from tests.runner.folds import descendants
 from tests.sandbox.conftest import HONEST, LIMITS, Bench, traces, wait_for, with_body
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -91,6 +92,42 @@ def test_a_group_a_fold_with_its_limits(bench: Bench, v2: cgroups.V2) -> None:
     }
     assert outcomes[0].failure.reason is Reason.TIME_LIMIT
     assert not groups()
+
+
+def test_a_fold_has_no_more_cpu_than_another(bench: Bench, executor: Executor) -> None:
+    """However many processes it has, and whatever sessions these are in."""
+    if executor._groups.cpu == cgroups.AFFINITY:
+        pytest.skip("no cgroup of this host shares out CPU")
+    body = """
+import os, time
+for _ in range(8):
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(600)
+time.sleep(600)
+"""
+    thread = threading.Thread(target=bench.fit, args=(body,))
+    thread.start()
+    v1 = executor.strength == cgroups.V1.strength
+    kind, file, share = ("datarun-slot", "cpu.shares", "1024") if v1 else ("datarun-fold", "cpu.weight", "100")
+
+    def processes() -> list[str]:
+        return [group for pid in descendants() for group in groups_of(pid) if kind in group]
+
+    wait_for(lambda: len(processes()) > 8, lambda: "no processes in a group with the controller cpu")
+    assert {(Path(group) / file).read_text().strip() for group in processes()} == {share}
+    thread.join()
+
+
+def groups_of(pid: int) -> list[str]:
+    """The folder of this process's group with the controller cpu."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:  # it has just ended
+        return []
+    found = [line.split(":", 2) for line in lines]
+    v1 = [(path, "cpu") for _, names, path in found if "cpu" in names.split(",")]
+    return [str(cgroups._mounted(kind)) + path for path, kind in v1 or [(path, "") for _, _, path in found]]
 
 
 def test_processes_are_counted_by_group(v2: cgroups.V2) -> None:

@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,67 @@ def test_sampling_where_no_cgroup_is_ours(monkeypatch: pytest.MonkeyPatch, stand
         assert outcome.failure.reason is Reason.MEMORY_LIMIT
     finally:
         executor.close()
+
+
+def test_slots_have_cpus_of_their_own_where_no_cgroup_shares_them_out(
+    monkeypatch: pytest.MonkeyPatch, standard: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cgroups, "best", cgroups.Sampling)
+    body = """
+import json, os, time
+before = os.sched_getaffinity(0)
+os.sched_setaffinity(0, range(os.cpu_count()))
+if os.fork() == 0: os._exit(os.sched_getaffinity(0) != before)
+print(json.dumps([sorted(before), sorted(os.sched_getaffinity(0)), os.wait()[1], os.getsid(0)]))
+time.sleep(2)
+"""
+    with caplog.at_level(logging.INFO):
+        executor = Executor(LIMITS, 2)
+    try:
+        bench = Bench(executor, standard, tmp_path)
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(bench.fit, [body] * 2))
+    finally:
+        executor.close()
+    assert "CPU by affinity" in caplog.text
+    cpus = set[int]()
+    for outcome in outcomes:
+        before, after, status, _ = json.loads(outcome.output)
+        assert before == after and status == 0 and before
+        cpus |= {*before}
+    everywhere = os.sched_getaffinity(0)
+    assert cpus == everywhere if len(everywhere) > 1 else cpus <= everywhere
+
+
+@pytest.mark.parametrize(
+    ("slots", "cpus", "shares"),
+    [
+        (2, {0, 1}, [[0], [1]]),
+        (2, {1, 3, 4}, [[1, 4], [3]]),
+        (1, {0, 1}, [[0, 1]]),
+        (3, {0, 1}, [[0], [1], [0]]),
+    ],
+)
+def test_the_cpus_of_each_slot(
+    monkeypatch: pytest.MonkeyPatch, slots: int, cpus: set[int], shares: list[list[int]]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cpus)
+    assert cgroups.shares(slots) == shares
+
+
+def test_it_rejects_a_host_with_few_descriptors() -> None:
+    code = """
+import resource
+from runner.jobs import Limits
+from runner.sandbox import kernel, selftest
+resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+kernel.drop_capabilities()  # root could raise it again
+selftest.before_start(Limits(), 1, True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(launch.__file__).parents[2]
+    )
+    assert "512 open files" in done.stderr and "LimitNOFILE= in a systemd unit" in done.stderr, done.stderr
 
 
 def test_off_is_said_and_shown(

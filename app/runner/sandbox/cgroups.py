@@ -27,7 +27,7 @@ _V1 = {
     "oom": ("memory", "memory.oom_control", os.O_RDONLY),
     "cpu": ("cpuacct", "cpuacct.usage", os.O_RDONLY),
 }
-AFFINITY = "CPU affinity"
+AFFINITY = "affinity"
 _V2 = {"join": "cgroup.procs", "cpu": "cpu.stat", "peak": "memory.peak", "oom": "memory.events"}
 _numbers = itertools.count(1)
 
