@@ -94,9 +94,10 @@ def _mounts(bounds: Bounds, files: bytes, name: str) -> None:
     if bounds.sampled:  # as a shared mapping of this device is memory that no one sees; another one reads as zeros, too
         kernel.mount("/dev/full", "/dev/zero", None, kernel.MS_BIND)
     for device in DEVICES:  # all folds have the same inodes, and who may write to one may set its times
-        kernel.mount(
-            "none", f"/dev/{device}", None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
-        )
+        place = f"/dev/{device}"
+        own = os.statvfs(place).f_flag & kernel.MS_NOEXEC  # as a unit with PrivateDevices has it: that must stay
+        flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
+        kernel.mount("none", place, None, flags | own)
     if not bounds.data:
         kernel.mount("nothing", str(DATA), "tmpfs", private | kernel.MS_RDONLY, "size=4k,nr_inodes=2,mode=555")
     if files:
