@@ -21,8 +21,12 @@ def hint(error: BaseException, root: Path, network: bool) -> str:
     try:
         files = {path.stem for path in root.glob("*.py")} - {"__init__"}
         for cause in _chain(error):
-            text = _of_network(cause, network) or _of_call(cause, network)
-            if text := text or _of_file(cause, root) or _of_import(cause, root.name, files):
+            if (
+                text := _of_network(cause, network)
+                or _of_call(cause, network)
+                or _of_file(cause, root)
+                or _of_import(cause, root.name, files)
+            ):
                 return text
     except Exception:
         pass
@@ -54,7 +58,9 @@ def _of_call(error: BaseException, network: bool) -> str:
         return ""
     if getattr(error, "sqlite_errorname", "") in _UNLOCKED:
         where = 'sqlite3.connect("file:/tmp/x.db?nolock=1", uri=True), or ":memory:"'
-        return f"Hint: files can't be locked in the sandbox. A database of one process needs no lock: {where}."
+        return (
+            f"Hint: files can't be locked in the sandbox. A database that only one process uses needs no lock: {where}."
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOSYS:
         memory = "Memory for several processes is from multiprocessing.shared_memory"
         return f"Hint: the sandbox refuses this call. {memory}; files can't be locked, and no other fold sees them."

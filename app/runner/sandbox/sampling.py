@@ -23,6 +23,8 @@ _INODE = 1 << 10
 _STATUS = ("PPid:", "Threads:", "FDSize:", "VmHWM:", "VmRSS:", "RssAnon:", "VmSwap:", "VmPTE:")
 _REST = 5
 """How many times as long as an exact count takes it is not repeated."""
+_SELDOM = 0.1
+"""Seconds between two looks at sockets, which are filled more slowly than memory."""
 
 Status = dict[str, int]
 
@@ -45,6 +47,7 @@ class SampledMeter:
         self._first: Status = {}
         self._elsewhere = 0
         self._exact, self._again = 0, 0.0
+        self._sockets, self._look_again = 0, 0.0
 
     def follow(self, pid: int) -> None:
         """The fold's process, before it does anything."""
@@ -113,7 +116,9 @@ class SampledMeter:
         for fd in self._scratch:
             used = os.fstatvfs(fd)
             size += (used.f_blocks - used.f_bfree) * used.f_frsize + (used.f_files - used.f_ffree) * _INODE
-        return size + sockets()
+        if (now := time.monotonic()) > self._look_again:
+            self._sockets, self._look_again = sockets(), now + _SELDOM
+        return size + self._sockets
 
     def _family(self) -> dict[int, Status]:
         """The fold's first process and those below it."""
