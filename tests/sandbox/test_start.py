@@ -169,11 +169,11 @@ def test_the_cpus_of_each_slot(
 
 def test_it_rejects_a_host_with_few_descriptors() -> None:
     code = """
-import resource
+import os, resource
 from runner.jobs import Limits
 from runner.sandbox import kernel, selftest
 resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
-kernel.drop_capabilities()  # root could raise it again
+if os.geteuid() == 0: kernel.drop_capabilities()  # it could raise the limit again
 selftest.before_start(Limits(), 1, True)
 """
     done = subprocess.run(
