@@ -247,7 +247,7 @@ def publish(made: Path, version: Path) -> str:
     if made != version and not version.exists():  # the message may come twice
         part = version.with_name(f".{secrets.token_hex(8)}{_PART}")
         try:
-            shutil.copytree(made, part)
+            _copy_files(made, part)  # not their modes: a share may show all as another user's
             part.rename(version)
         finally:
             shutil.rmtree(part, ignore_errors=True)
