@@ -122,7 +122,6 @@ HOSTILE = {
     "no readiness": "say({'said': MEASURED}); say(TRAIN)",
     "words of one that is dead": "say({'said': MEASURED}); say(READY); os._exit(0)",
     "endless words": "say({'said': MEASURED}); say(READY)\n    while True: say({'said': MEASURED}); say(b'[]')",
-    "words unasked": "say({'said': MEASURED}); say(READY); say({'ended': ENDED}); say({'ended': ENDED})",
 }
 
 
@@ -182,7 +181,7 @@ def fills(task):
 sys.modules["runner.sandbox.work"].read = fills
 """
     failure = run_with(code.replace("{do}", do), executor, tmp_path)
-    assert failure is not None and failure.reason in (Reason.DATA, Reason.MEMORY_LIMIT)
+    assert failure is not None and failure.reason in (Reason.DATA, Reason.MEMORY_LIMIT, Reason.SCRATCH_SPACE)
 
 
 def test_what_it_has_measured_is_not_believed(executor: Executor, bench: Bench, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from runner.jobs import (
 from runner.packages import guessed, installed_modules
 from runner.sandbox import cgroups, launch, selftest, tree, wire
 from runner.sandbox.data import DataSets, Held
-from runner.sandbox.line import Line, SpecificError, ZygoteError
+from runner.sandbox.line import GoneError, Line, SpecificError, ZygoteError
 from runner.sandbox.parent import NONE, Packages, PackagesError, Parent
 from runner.sandbox.report import (
     Hearing,
@@ -144,7 +144,7 @@ class Executor:
                 if works and not last and not (isinstance(error, _OwnError) and error.at_once):
                     continue
                 reason, why = Reason.INFRASTRUCTURE, "the runner failed, not the code that it ran"
-                if works and isinstance(error, _OwnError):
+                if works and isinstance(error, _OwnError) and error.reason is not Reason.INFRASTRUCTURE:
                     reason, why = error.reason, "the process of this code ended, or broke off its talk with the runner"
                 outcome.failure = Failure(reason, "split" if reason is Reason.DATA else stage(), f"{why}: {error}")
                 return
@@ -179,7 +179,7 @@ class Executor:
         if problem := rows_problem(rows, job.highest_test_row, held.rows[0]):
             raise _Problem(problem)
         slot.keep(self._data.folders())
-        with _own(Reason.DATA, lambda: data.custom):
+        with _own(Reason.DATA, lambda: data.custom, data.custom):
             line = slot.loaded(data, held, packages)
         classes = _classes(data, held, rows)
         parts = wire.pack_array(rows)
@@ -192,7 +192,7 @@ class Executor:
         with self._closing(wire.filled("labels", *parts)) as given:
             with self._closing(wire.memfd("predictions", most)) as predictions:
                 reason = Reason.DATA if data.custom else Reason.KILLED_ITSELF
-                with _own(reason, lambda: data.custom or hearing.ready):
+                with _own(reason, lambda: data.custom or hearing.ready, data.custom):
                     ended, outcome.output = slot.run(line, name, files, [given, predictions], options, hearing.heard)
                     hearing.finish(ended, slot.limits)
                 hearing.take(predictions)
@@ -219,7 +219,9 @@ class Executor:
                 line, fds = slot.zygote(), [*opened, features, labels]
             options = {"task": "read", "target_column": data.target_column}
             rows = self._data_task(slot, line, fds, options, data.custom)
-            with _own(Reason.DATA, lambda: data.custom):  # which may have it mapped, or have sealed it in its own way
+            with _own(
+                Reason.DATA, lambda: data.custom, data.custom
+            ):  # which may have it mapped, or have sealed it in its own way
                 wire.seal(features)
             if (size := os.fstat(features).st_size) > slot.limits.memory:
                 raise _Problem(f"the features have {size >> 20} MiB, more than the memory of a fold")
@@ -246,7 +248,7 @@ class Executor:
         """A fork that reads or splits. Returns the rows; raises _Problem."""
         words: list[list[Any]] = []
         data = custom or outcome is not None
-        with self._closing(wire.filled("nothing")) as files, _own(Reason.DATA, lambda: custom or bool(words)):
+        with self._closing(wire.filled("nothing")) as files, _own(Reason.DATA, lambda: custom or bool(words), custom):
             ended, output = slot.run(
                 line, "none", files, fds, options, lambda text, _: words.append(parse(text)), data=data
             )
@@ -279,7 +281,7 @@ class Executor:
                     line.specific(slot.limits)
                 rows = self._data_task(slot, line, [], options, job.custom, outcome)
             try:
-                tree.take_over(folder, _SPLIT_SPACE * slot.limits.scratch)
+                tree.take_over(folder, _SPLIT_SPACE * slot.limits.scratch, self._user.gid if self._user else 0)
             except tree.TreeError as error:
                 raise _Problem(str(error)) from None
             if not job.target.exists():  # the message may come twice
@@ -338,10 +340,15 @@ class _OwnError(Exception):
 
 
 @contextlib.contextmanager
-def _own(reason: Reason, has_begun: Callable[[], bool]) -> Iterator[None]:
-    """What fails in here without a verdict is an _OwnError; an error of the system once foreign code has begun."""
+def _own(reason: Reason, has_begun: Callable[[], bool], custom: bool) -> Iterator[None]:
+    """What fails in here without a verdict is an _OwnError; an error of the system once foreign code has begun.
+
+    custom: the zygote runs foreign code too. Any other one is out of the reach of its folds: who ended it was another.
+    """
     try:
         yield
+    except GoneError as error:
+        raise _OwnError(str(error), reason if custom else Reason.INFRASTRUCTURE, has_begun()) from error
     except (_Problem, SpecificError):
         raise
     except Exception as error:

@@ -19,6 +19,10 @@ class ZygoteError(Exception):
     """A zygote is gone, or does not answer as it should: it has to be started anew."""
 
 
+class GoneError(ZygoteError):
+    """The zygote has ended."""
+
+
 class RefusedError(Exception):
     """The zygote could not do what was asked; the message says why."""
 
@@ -70,6 +74,8 @@ class Line:
     def tell(self, do: str, fds: list[int], **options: Any) -> None:
         try:
             wire.send(self.channel, {"do": do, **options}, fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise GoneError(f"the zygote is gone: {error}") from None
         except OSError as error:
             raise ZygoteError(f"the zygote is gone: {error}") from None
 
@@ -78,7 +84,9 @@ class Line:
         try:
             patience.wait(self.channel)
             answer, received = wire.receive(self.channel, fds)
-        except (EOFError, OSError, ValueError) as error:
+        except (EOFError, ConnectionResetError) as error:
+            raise GoneError(f"the zygote is gone: {error!r}") from None
+        except (OSError, ValueError) as error:
             raise ZygoteError(f"no answer from the zygote: {error!r}") from None
         if isinstance(answer, dict) and "error" not in answer:
             return answer, received
@@ -91,7 +99,11 @@ class Line:
     def raw(self, patience: Patience) -> bytes:
         try:
             patience.wait(self.channel)
-            return self.channel.recv(wire.MESSAGE)
+            if words := self.channel.recv(wire.MESSAGE):
+                return words
+            raise GoneError("the zygote is gone")
+        except ConnectionResetError as error:
+            raise GoneError(f"the zygote is gone: {error}") from None
         except OSError as error:
             raise ZygoteError(f"no answer from the zygote: {error}") from None
 
